@@ -1,0 +1,33 @@
+import type { BlockNode } from './node.js'
+
+/** What sits above an edge: a node, or a user such as a backend. */
+export interface EdgeParent {
+  /** Description in permission conflicts, such as `node '#block123'`. */
+  readonly description: string
+  /** Device name, if the parent is a device. */
+  readonly deviceName?: string
+  /** The node, if the parent is one. */
+  readonly parentNode?: BlockNode
+}
+
+/** An edge of the graph: a child in its role to a parent. */
+export class BlockChild {
+  /** Name within the parent: `file`, `backing`, `root`, … */
+  readonly name: string
+  /** `Role` bits. */
+  readonly role: number
+  readonly parent: EdgeParent
+  node: BlockNode
+  /** Permissions the parent uses, and those it lets others use. */
+  perm = 0
+  shared = 15
+  /** The edge must not be moved or removed while a job relies on it. */
+  frozen = false
+
+  constructor(name: string, role: number, parent: EdgeParent, node: BlockNode) {
+    this.name = name
+    this.role = role
+    this.parent = parent
+    this.node = node
+  }
+}

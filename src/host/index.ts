@@ -1,0 +1,20 @@
+/** What the block layer needs from its platform: interfaces only. May import errors and sched. */
+export * from './codecs.js'
+export * from './files.js'
+
+import type { HostCodecs } from './codecs.js'
+import type { HostFiles } from './files.js'
+
+/** A platform. `platform/node` implements it; others may follow. */
+export interface Host {
+  readonly files: HostFiles
+  readonly codecs: HostCodecs
+  /** Decides the path rules: drive letters and backslashes count only on win32 (seed L94-163). */
+  readonly pathStyle: 'posix' | 'win32'
+  /** `length` random bytes, for identifiers and salts. */
+  randomBytes(length: number): Uint8Array
+  /** Writes a line to the user, such as the probed-raw warning. */
+  warn(line: string): void
+  /** Page size in bytes. */
+  readonly pageSize: number
+}

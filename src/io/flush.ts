@@ -1,0 +1,61 @@
+import { settleAll, type Wait } from '../sched/index.js'
+import type { IoNode } from './node.js'
+
+/** The driver's part of a flush. */
+export interface FlushPath {
+  /** Hands cached metadata to the layer below, in dependency order. Runs even with `cache.no-flush`. */
+  flushToOs?(): Wait
+  /** Makes what this layer has handed to the outside durable (fsync). */
+  flushToDisk?(): Wait
+}
+
+/** Flushes of one node: coalesced by write generation, one at a time. */
+export class FlushState {
+  readonly #node: IoNode
+  /** Counts completed writes. */
+  writeGeneration = 0
+  #flushedGeneration = 0
+  #active: Promise<void> | undefined = undefined
+
+  constructor(node: IoNode) {
+    this.#node = node
+  }
+
+  flush(): Wait {
+    const node = this.#node
+    if (this.#active === undefined && node.readOnly) {
+      return undefined
+    }
+    return this.#queue()
+  }
+
+  async #queue(): Promise<void> {
+    while (this.#active !== undefined) {
+      await this.#active.catch(() => undefined)
+    }
+    const run = this.#run()
+    this.#active = run
+    try {
+      await run
+    } finally {
+      this.#active = undefined
+    }
+  }
+
+  async #run(): Promise<void> {
+    const node = this.#node
+    const generation = this.writeGeneration
+    const toOs = node.flushPath?.flushToOs?.()
+    if (toOs !== undefined) {
+      await toOs
+    }
+    if (!node.noFlush && generation !== this.#flushedGeneration) {
+      const toDisk = node.flushPath?.flushToDisk?.()
+      if (toDisk !== undefined) {
+        await toDisk
+      }
+    }
+    await settleAll(node.flushNodes.map((child) => child.flush()))
+    this.#flushedGeneration = generation
+  }
+}

@@ -1,0 +1,223 @@
+import { ioError } from '../errors/index.js'
+import { settleAll, type Wait } from '../sched/index.js'
+import { copyOnReadRange } from './copy-on-read.js'
+import { ReqFlags } from './flags.js'
+import { isZero } from './is-zero.js'
+import { maxLength } from './limits.js'
+import type { IoNode } from './node.js'
+import type { TrackedRequest } from './requests.js'
+import { writeZeroesRange } from './zero.js'
+
+function checkRange(node: IoNode, operation: string, offset: number, bytes: number): void {
+  if (!(offset >= 0 && bytes >= 0 && offset + bytes <= maxLength)) {
+    throw ioError('EIO', { node: node.nodeName, operation, offset, bytes })
+  }
+}
+
+/** The read that is not "aligned, inside, alone": see IoNode.read. */
+export async function readGeneral(
+  node: IoNode,
+  offset: number,
+  bytes: number,
+  buffer: Uint8Array,
+  bufferOffset: number,
+  flags: number,
+): Promise<void> {
+  checkRange(node, 'read', offset, bytes)
+  if (bytes === 0) {
+    return
+  }
+  const request = node.requests.begin('read', offset, bytes)
+  try {
+    const align = node.limits.requestAlignment
+    const copyOnRead = node.copyOnRead !== 0 || (flags & ReqFlags.copyOnRead) !== 0
+    if (copyOnRead) {
+      node.requests.makeSerialising(request, Math.max(node.clusterSize, align))
+    }
+    const conflict = node.requests.waitConflicts(request)
+    if (conflict !== undefined) {
+      await conflict
+    }
+    // Past the end of the node there is nothing to ask the driver for.
+    const inside = Math.max(0, Math.min(bytes, node.length - offset))
+    if (inside < bytes) {
+      buffer.fill(0, bufferOffset + inside, bufferOffset + bytes)
+    }
+    if (inside === 0) {
+      return
+    }
+    const start = offset - (offset % align)
+    const end = Math.ceil((offset + inside) / align) * align
+    if (start === offset && end === offset + inside) {
+      await readAligned(node, offset, inside, buffer, bufferOffset, flags, copyOnRead)
+      return
+    }
+    const padded = new Uint8Array(end - start)
+    await readAligned(node, start, end - start, padded, 0, flags, copyOnRead)
+    buffer.set(padded.subarray(offset - start, offset - start + inside), bufferOffset)
+  } finally {
+    node.requests.end(request)
+  }
+}
+
+async function readAligned(
+  node: IoNode,
+  offset: number,
+  bytes: number,
+  buffer: Uint8Array,
+  bufferOffset: number,
+  flags: number,
+  copyOnRead: boolean,
+): Promise<void> {
+  if (copyOnRead) {
+    await copyOnReadRange(node, offset, bytes, buffer, bufferOffset)
+    return
+  }
+  const max = node.maxTransfer
+  if (bytes <= max) {
+    const wait = node.readDriver(offset, bytes, buffer, bufferOffset, flags)
+    if (wait !== undefined) {
+      await wait
+    }
+    return
+  }
+  for (let done = 0; done < bytes; ) {
+    const chunk = Math.min(max, bytes - done)
+    const wait = node.readDriver(offset + done, chunk, buffer, bufferOffset + done, flags)
+    if (wait !== undefined) {
+      await wait
+    }
+    done += chunk
+  }
+}
+
+/** The write that is not "aligned, inside, alone, plain": see IoNode.write. */
+export async function writeGeneral(
+  node: IoNode,
+  offset: number,
+  bytes: number,
+  buffer: Uint8Array,
+  bufferOffset: number,
+  flags: number,
+): Promise<void> {
+  checkRange(node, 'write', offset, bytes)
+  if (node.readOnly) {
+    throw ioError('EPERM', { node: node.nodeName, operation: 'write', offset, bytes })
+  }
+  if (bytes === 0 && (flags & ReqFlags.writeCompressed) === 0) {
+    return
+  }
+  const request = node.requests.begin('write', offset, bytes)
+  try {
+    await writeTracked(node, request, offset, bytes, buffer, bufferOffset, flags)
+  } finally {
+    node.requests.end(request)
+  }
+}
+
+async function writeTracked(
+  node: IoNode,
+  request: TrackedRequest,
+  offset: number,
+  bytes: number,
+  buffer: Uint8Array,
+  bufferOffset: number,
+  flags: number,
+): Promise<void> {
+  const align = node.limits.requestAlignment
+  const start = offset - (offset % align)
+  const end = Math.ceil((offset + bytes) / align) * align
+  const unaligned = start !== offset || end !== offset + bytes
+  if ((flags & ReqFlags.writeCompressed) !== 0) {
+    const wait = node.writeDriver(offset, bytes, buffer, bufferOffset, flags)
+    if (wait !== undefined) {
+      await wait
+    }
+    node.written(offset, bytes)
+    return
+  }
+  if (unaligned || (flags & ReqFlags.serialising) !== 0) {
+    node.requests.makeSerialising(request, align)
+  }
+  const conflict = node.requests.waitConflicts(request)
+  if (conflict !== undefined) {
+    await conflict
+  }
+  if (!unaligned) {
+    await writeAligned(node, offset, bytes, buffer, bufferOffset, flags)
+    node.written(offset, bytes)
+    return
+  }
+  // Read-modify-write of the first and last partial block.
+  const padded = new Uint8Array(end - start)
+  const waits: Wait[] = []
+  if (start !== offset || end - start === align) {
+    waits.push(readBlock(node, start, align, padded, 0))
+  }
+  if (end !== offset + bytes && end - start > align) {
+    waits.push(readBlock(node, end - align, align, padded, end - start - align))
+  }
+  await settleAll(waits)
+  padded.set(buffer.subarray(bufferOffset, bufferOffset + bytes), offset - start)
+  await writeAligned(node, start, end - start, padded, 0, flags & ~ReqFlags.serialising)
+  node.written(offset, bytes)
+}
+
+/** Reads one block for padding; what lies past the end of the node is zero. */
+function readBlock(
+  node: IoNode,
+  offset: number,
+  bytes: number,
+  buffer: Uint8Array,
+  bufferOffset: number,
+): Wait {
+  if (offset >= node.length) {
+    return undefined
+  }
+  return node.readDriver(offset, bytes, buffer, bufferOffset, 0)
+}
+
+async function writeAligned(
+  node: IoNode,
+  offset: number,
+  bytes: number,
+  buffer: Uint8Array,
+  bufferOffset: number,
+  flags: number,
+): Promise<void> {
+  if (
+    node.detectZeroes !== 'off' &&
+    (flags & ReqFlags.noFallback) === 0 &&
+    isZero(buffer, bufferOffset, bytes)
+  ) {
+    const unmap = node.detectZeroes === 'unmap' ? ReqFlags.mayUnmap : 0
+    const wait = writeZeroesRange(
+      node,
+      offset,
+      bytes,
+      (flags & ReqFlags.fua) | ReqFlags.zeroWrite | unmap,
+      true,
+    )
+    if (wait !== undefined) {
+      await wait
+    }
+    return
+  }
+  const driverFlags = flags & node.supportedWriteFlags
+  const max = node.maxTransfer
+  for (let done = 0; done < bytes; ) {
+    const chunk = Math.min(max, bytes - done)
+    const wait = node.writeDriver(offset + done, chunk, buffer, bufferOffset + done, driverFlags)
+    if (wait !== undefined) {
+      await wait
+    }
+    done += chunk
+  }
+  if ((flags & ReqFlags.fua) !== 0 && (driverFlags & ReqFlags.fua) === 0) {
+    node.flushState.writeGeneration++
+    const wait = node.flush()
+    if (wait !== undefined) {
+      await wait
+    }
+  }
+}

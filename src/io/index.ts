@@ -1,0 +1,12 @@
+/**
+ * The request path: how a read, write, zero, discard, flush or status query travels through one
+ * node to its driver. May import errors, bytes, sched, host and options. Knows nothing of the graph.
+ */
+export { BlockStatus, ChainStatus, chainStatus } from './block-status.js'
+export * from './data-path.js'
+export * from './flags.js'
+export type { FlushPath } from './flush.js'
+export { isZero } from './is-zero.js'
+export * from './limits.js'
+export { type DetectZeroes, IoNode } from './node.js'
+export { type RequestKind, RequestSet, TrackedRequest } from './requests.js'

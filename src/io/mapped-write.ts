@@ -1,0 +1,339 @@
+import { codeOf } from '../errors/index.js'
+import type { Wait } from '../sched/index.js'
+import { type ExtentSink, type MapPath, WritePlan } from './data-path.js'
+import { ReqFlags } from './flags.js'
+import type { IoNode } from './node.js'
+
+/** Finds out whether a range reads as zeroes without any I/O: copy-on-write then needs no read. */
+class ZeroProbe implements ExtentSink {
+  allZero = true
+  readonly #owner: IoNode
+  offset = 0
+
+  constructor(owner: IoNode) {
+    this.#owner = owner
+  }
+
+  data(): boolean {
+    this.allZero = false
+    return false
+  }
+
+  zero(bytes: number): boolean {
+    this.offset += bytes
+    return true
+  }
+
+  unallocated(bytes: number): boolean {
+    const backing = this.#owner.backingNode
+    if (backing !== undefined && this.offset < backing.length) {
+      this.allZero = false
+    }
+    this.offset += bytes
+    return this.allZero
+  }
+
+  encoded(): boolean {
+    this.allZero = false
+    return false
+  }
+}
+
+/**
+ * Writes through a node's map: resolve, copy what the allocation must also hold, write, commit.
+ *
+ * Durable is nothing before a flush. Order on disk is the driver's: it accounts for the space
+ * in `resolveWrite`, links it in `commitWrite`, and a failure in between calls `abortWrite`,
+ * which may leak space but never links it.
+ */
+export class WriteRuns {
+  readonly #owner: IoNode
+  readonly #idle: WritePlan[] = []
+
+  constructor(owner: IoNode) {
+    this.#owner = owner
+  }
+
+  write(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number, flags: number): Wait {
+    const map = this.#owner.map as MapPath
+    const plan = this.#idle.pop() ?? new WritePlan()
+    let done = 0
+    while (done < bytes) {
+      const wait = map.resolveWrite?.(offset + done, bytes - done, flags, plan)
+      if (wait !== undefined || plan.conflict) {
+        return this.#slow(plan, wait, offset, bytes, done, buffer, bufferOffset, flags)
+      }
+      const moved = this.#move(plan, offset + done, buffer, bufferOffset + done, flags)
+      if (moved !== undefined) {
+        return this.#afterMove(plan, moved, offset, bytes, done, buffer, bufferOffset, flags)
+      }
+      done += plan.bytes
+    }
+    this.#idle.push(plan)
+    return undefined
+  }
+
+  async #afterMove(
+    plan: WritePlan,
+    moved: Promise<void>,
+    offset: number,
+    bytes: number,
+    done: number,
+    buffer: Uint8Array,
+    bufferOffset: number,
+    flags: number,
+  ): Promise<void> {
+    const covered = plan.bytes
+    const rest = done + covered
+    if (rest >= bytes) {
+      await moved
+      this.#idle.push(plan)
+      return
+    }
+    // The chunks of one request are independent: let the next start while this one is in flight.
+    const results = await Promise.allSettled([
+      moved,
+      this.#owner.writeMapped(offset + rest, bytes - rest, buffer, bufferOffset + rest, flags),
+    ])
+    for (const result of results) {
+      if (result.status === 'rejected') {
+        throw result.reason
+      }
+    }
+    this.#idle.push(plan)
+  }
+
+  async #slow(
+    plan: WritePlan,
+    first: Wait,
+    offset: number,
+    bytes: number,
+    start: number,
+    buffer: Uint8Array,
+    bufferOffset: number,
+    flags: number,
+  ): Promise<void> {
+    const map = this.#owner.map as MapPath
+    let wait = first
+    let done = start
+    while (done < bytes) {
+      if (wait !== undefined) {
+        await wait
+      }
+      if (plan.conflict) {
+        const free = this.#owner.allocations.wait(plan.lockStart, plan.lockEnd)
+        if (free !== undefined) {
+          await free
+        }
+        plan.conflict = false
+      } else {
+        const moved = this.#move(plan, offset + done, buffer, bufferOffset + done, flags)
+        const covered = plan.bytes
+        if (moved !== undefined) {
+          await moved
+        }
+        done += covered
+      }
+      if (done < bytes) {
+        wait = map.resolveWrite?.(offset + done, bytes - done, flags, plan)
+      }
+    }
+    this.#idle.push(plan)
+  }
+
+  /** Moves one plan's data and commits it. */
+  #move(plan: WritePlan, offset: number, buffer: Uint8Array, bufferOffset: number, flags: number): Wait {
+    const dataFlags = flags & ReqFlags.fua
+    if (!plan.allocates) {
+      return plan.target.write(plan.targetOffset, plan.bytes, buffer, bufferOffset, dataFlags)
+    }
+    let wait: Wait
+    try {
+      wait =
+        plan.headBytes === 0 && plan.tailBytes === 0
+          ? plan.target.write(plan.targetOffset, plan.bytes, buffer, bufferOffset, dataFlags)
+          : this.#copyOnWrite(plan, offset, buffer, bufferOffset)
+    } catch (error) {
+      const aborted = this.#abort(plan)
+      if (aborted !== undefined) {
+        return rethrowAfter(aborted, error)
+      }
+      throw error
+    }
+    if (wait !== undefined) {
+      return this.#commitAfter(plan, wait)
+    }
+    return this.#commit(plan)
+  }
+
+  #commit(plan: WritePlan): Wait {
+    let wait: Wait
+    try {
+      wait = this.#owner.map?.commitWrite?.(plan)
+    } catch (error) {
+      this.#unlock(plan)
+      throw error
+    }
+    if (wait === undefined) {
+      this.#unlock(plan)
+      return undefined
+    }
+    return this.#unlockAfter(plan, wait)
+  }
+
+  async #unlockAfter(plan: WritePlan, wait: Promise<void>): Promise<void> {
+    const lock = plan.lock
+    try {
+      await wait
+    } finally {
+      if (lock !== undefined) {
+        this.#owner.allocations.release(lock)
+      }
+      plan.lock = undefined
+    }
+  }
+
+  #unlock(plan: WritePlan): void {
+    if (plan.lock !== undefined) {
+      this.#owner.allocations.release(plan.lock)
+      plan.lock = undefined
+    }
+  }
+
+  #abort(plan: WritePlan): Wait {
+    try {
+      return this.#owner.map?.abortWrite?.(plan)
+    } finally {
+      this.#unlock(plan)
+    }
+  }
+
+  async #commitAfter(plan: WritePlan, wait: Promise<void>): Promise<void> {
+    try {
+      await wait
+    } catch (error) {
+      const aborted = this.#abort(plan)
+      if (aborted !== undefined) {
+        await aborted.catch(() => undefined)
+      }
+      throw error
+    }
+    const commit = this.#commit(plan)
+    if (commit !== undefined) {
+      await commit
+    }
+  }
+
+  /** Writes head, data and tail of a new allocation in one request. */
+  #copyOnWrite(plan: WritePlan, offset: number, buffer: Uint8Array, bufferOffset: number): Wait {
+    const owner = this.#owner
+    const start = offset - plan.headBytes
+    const dataEnd = offset + plan.bytes
+    const whole = plan.headBytes + plan.bytes + plan.tailBytes
+    const target = plan.target
+    const targetStart = plan.targetOffset - plan.headBytes
+    const headZero = this.#isZero(start, plan.headBytes)
+    const tailZero = this.#isZero(dataEnd, plan.tailBytes)
+    if (headZero && tailZero) {
+      if (plan.targetIsZero) {
+        return target.write(plan.targetOffset, plan.bytes, buffer, bufferOffset, 0)
+      }
+      if (whole - plan.bytes >= 16384) {
+        return this.#zeroThenWrite(plan, targetStart, whole, buffer, bufferOffset)
+      }
+    }
+    const bounce = new Uint8Array(whole)
+    bounce.set(buffer.subarray(bufferOffset, bufferOffset + plan.bytes), plan.headBytes)
+    let wait: Wait
+    if (!headZero) {
+      plan.copied = true
+      wait = owner.read(start, plan.headBytes, bounce, 0, 0)
+    }
+    if (!tailZero) {
+      plan.copied = true
+      const tail = owner.read(dataEnd, plan.tailBytes, bounce, plan.headBytes + plan.bytes, 0)
+      if (tail !== undefined || wait !== undefined) {
+        return writeAfter([wait, tail], target, targetStart, whole, bounce)
+      }
+    }
+    if (wait !== undefined) {
+      return writeAfter([wait], target, targetStart, whole, bounce)
+    }
+    return target.write(targetStart, whole, bounce, 0, 0)
+  }
+
+  async #zeroThenWrite(
+    plan: WritePlan,
+    targetStart: number,
+    whole: number,
+    buffer: Uint8Array,
+    bufferOffset: number,
+  ): Promise<void> {
+    const target = plan.target
+    try {
+      const zeroed = target.writeZeroes(targetStart, whole, ReqFlags.noFallback)
+      if (zeroed !== undefined) {
+        await zeroed
+      }
+    } catch (error) {
+      const code = codeOf(error)
+      if (code !== 'ENOTSUP' && code !== 'EAGAIN') {
+        throw error
+      }
+      const bounce = new Uint8Array(whole)
+      bounce.set(buffer.subarray(bufferOffset, bufferOffset + plan.bytes), plan.headBytes)
+      const written = target.write(targetStart, whole, bounce, 0, 0)
+      if (written !== undefined) {
+        await written
+      }
+      return
+    }
+    const written = target.write(plan.targetOffset, plan.bytes, buffer, bufferOffset, 0)
+    if (written !== undefined) {
+      await written
+    }
+  }
+
+  /** Whether the guest range is known to be zero from cached metadata alone. */
+  #isZero(offset: number, bytes: number): boolean {
+    if (bytes === 0) {
+      return true
+    }
+    const end = Math.min(offset + bytes, this.#owner.length)
+    if (offset >= end) {
+      return true
+    }
+    const probe = new ZeroProbe(this.#owner)
+    probe.offset = offset
+    const wait = this.#owner.map?.resolveRead(offset, end - offset, probe)
+    if (wait !== undefined) {
+      // Metadata is not at hand: treat as data; the probe's late answer is not needed.
+      wait.catch(() => undefined)
+      return false
+    }
+    return probe.allZero
+  }
+}
+
+async function writeAfter(
+  reads: Wait[],
+  target: IoNode,
+  offset: number,
+  bytes: number,
+  buffer: Uint8Array,
+): Promise<void> {
+  for (const result of await Promise.allSettled(reads)) {
+    if (result.status === 'rejected') {
+      throw result.reason
+    }
+  }
+  const written = target.write(offset, bytes, buffer, 0, 0)
+  if (written !== undefined) {
+    await written
+  }
+}
+
+async function rethrowAfter(wait: Promise<void>, error: unknown): Promise<void> {
+  await wait.catch(() => undefined)
+  throw error
+}

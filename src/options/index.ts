@@ -1,0 +1,6 @@
+/** Options as data: dictionaries, schemas, typing, parsing and printing. May import errors and bytes. */
+export * from './dict.js'
+export * from './json-names.js'
+export * from './schema.js'
+export * from './size.js'
+export * from './take.js'

@@ -1,0 +1,28 @@
+/** Lets long synchronous loops give the event loop a turn about every 10 ms. */
+export class TimeSlice {
+  readonly #length: number
+  #end: number
+
+  /** @param length milliseconds a slice lasts */
+  constructor(length = 10) {
+    this.#length = length
+    this.#end = performance.now() + length
+  }
+
+  get expired(): boolean {
+    return performance.now() >= this.#end
+  }
+
+  /** Gives other work a turn and starts a new slice. */
+  async yield(): Promise<void> {
+    await new Promise<void>((resolve) => {
+      setTimeout(resolve, 0)
+    })
+    this.#end = performance.now() + this.#length
+  }
+
+  /** Yields only when the slice is used up. */
+  breathe(): Promise<void> | undefined {
+    return this.expired ? this.yield() : undefined
+  }
+}

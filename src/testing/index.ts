@@ -1,0 +1,2 @@
+/** The public test kit: a platform in memory with faults and delays. May import layers 0 to 4. */
+export * from './memory-host.js'
