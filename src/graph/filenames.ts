@@ -24,6 +24,10 @@ function strongOptions(node: BlockNode, into: OptionDict): boolean {
       }
     }
   }
+  const filename = node.options.get('filename')
+  if (filename !== undefined) {
+    into.set('filename', filename)
+  }
   if (node.driver !== undefined) {
     into.set('driver', node.driver.name)
   }

@@ -2,6 +2,7 @@ import { blockError, codeOf, errnoError } from '../../../errors/index.js'
 import type { IoNode } from '../../../io/index.js'
 import { ByteReader } from './byte-reader.js'
 import { tableEntryBytes } from './constants.js'
+import { readInside } from './file-read.js'
 import type { BitmapsExtension, Qcow2Header } from './header.js'
 
 /** A persistent dirty bitmap as the directory describes it. */
@@ -117,7 +118,7 @@ export async function readBitmapDirectory(file: IoNode, header: Qcow2Header): Pr
   }
   try {
     return parseBitmapDirectory(
-      await readPart(file, extension.directoryOffset, extension.directorySize),
+      await readInside(file, extension.directoryOffset, extension.directorySize),
       extension,
       header,
     )
@@ -129,14 +130,40 @@ export async function readBitmapDirectory(file: IoNode, header: Qcow2Header): Pr
   }
 }
 
-/** The part of `[offset, +bytes)` that lies inside the file. */
-async function readPart(file: IoNode, offset: number, bytes: number): Promise<Uint8Array> {
-  const data = new Uint8Array(Math.min(bytes, Math.max(0, file.length - offset)))
-  const wait = file.read(offset, data.length, data, 0, 0)
-  if (wait !== undefined) {
-    await wait
+/** Bytes of the directory entry of a bitmap called `name`. */
+export function bitmapEntryBytes(name: string): number {
+  return Math.ceil((entryHeaderBytes + new TextEncoder().encode(name).length) / 8) * 8
+}
+
+/**
+ * Checks directory and tables as an open in QEMU does, which loads the bitmaps.
+ *
+ * @throws EINVAL with QEMU's text
+ */
+export async function checkBitmaps(file: IoNode, header: Qcow2Header): Promise<void> {
+  const names = new Set<string>()
+  for (const bitmap of await readBitmapDirectory(file, header)) {
+    const { name } = bitmap
+    if (names.has(name)) {
+      throw blockError('EINVAL', `Bitmap already exists: ${name}`)
+    }
+    names.add(name)
+    if (bitmap.inUse) {
+      continue
+    }
+    try {
+      await readBitmapClusters(file, header, bitmap)
+    } catch (error) {
+      throw errnoError(codeOf(error), `Could not read bitmap_table table from image for bitmap '${name}'`, {
+        cause: error,
+      })
+    }
+    // Bitmaps are stored in words of 64 bits.
+    const words = Math.ceil(Math.ceil(header.size / bitmap.granularity) / 64)
+    if (bitmap.tableSize !== Math.ceil((words * 8) / header.clusterSize)) {
+      throw errnoError('EINVAL', `Could not read bitmap '${name}' from image`)
+    }
   }
-  return data
 }
 
 /** Offset bits of a bitmap table entry, and bits that must be zero: words 63..32 and 31..0. */
@@ -154,7 +181,7 @@ export async function readBitmapClusters(
   header: Qcow2Header,
   bitmap: BitmapEntry,
 ): Promise<number[]> {
-  const table = await readPart(file, bitmap.tableOffset, bitmap.tableSize * tableEntryBytes)
+  const table = await readInside(file, bitmap.tableOffset, bitmap.tableSize * tableEntryBytes)
   const reader = new ByteReader(table)
   const clusters: number[] = []
   for (let at = 0; at < table.length; at += tableEntryBytes) {

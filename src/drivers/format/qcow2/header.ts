@@ -1,4 +1,4 @@
-import { type BlockError, blockError } from '../../../errors/index.js'
+import { type BlockError, blockError, errnoError } from '../../../errors/index.js'
 import { ByteReader } from './byte-reader.js'
 import {
   Autoclear,
@@ -21,6 +21,7 @@ import {
   snapshotHeaderBytes,
   tableEntryBytes,
 } from './constants.js'
+import { maxFileOffset } from './file-read.js'
 
 /** A header extension this driver does not interpret. */
 export interface HeaderExtension {
@@ -110,6 +111,8 @@ export interface HeaderMode {
   readonly check?: boolean
   /** The open is for writing: corrupt images are refused. */
   readonly write?: boolean
+  /** Only metadata is asked for: what guest data needs may be missing. */
+  readonly noIo?: boolean
 }
 
 /**
@@ -250,9 +253,19 @@ export function parseHeader(bytes: Uint8Array, mode: HeaderMode = {}): Qcow2Head
   if (BigInt(l1Size) < l1Needed) {
     throw invalid('L1 table is too small')
   }
+  if (l1Size > 0 && l1TableOffset + l1Size * tableEntryBytes > maxFileOffset) {
+    throw errnoError('EIO', 'Could not read L1 table')
+  }
   const cryptMethod = reader.u32(32)
   if (cryptMethod > CryptMethod.luks) {
     throw invalid(`Unsupported encryption method ${cryptMethod | 0}`)
+  }
+
+  if (
+    refcountTableClusters > 0 &&
+    refcountTableOffset + refcountTableClusters * clusterSize > maxFileOffset
+  ) {
+    throw errnoError('EIO', 'Could not initialize refcount handling')
   }
 
   const header: Qcow2Header = {
@@ -291,7 +304,8 @@ export function parseHeader(bytes: Uint8Array, mode: HeaderMode = {}): Qcow2Head
   readExtensions(reader, headerLength, extensionsEnd, (magic, at, length) => {
     interpretExtension(header, reader, magic, at, length)
   })
-  if ((header.incompatible & Incompatible.dataFile) === 0 && (header.autoclear & Autoclear.dataFileRaw) !== 0) {
+  const dataFileMissing = (header.incompatible & Incompatible.dataFile) === 0 && mode.noIo !== true
+  if (dataFileMissing && (header.autoclear & Autoclear.dataFileRaw) !== 0) {
     throw invalid('data-file-raw requires a data file')
   }
   if (nameOffset !== 0) {
@@ -381,7 +395,12 @@ function interpretExtension(
   }
 }
 
-function cryptoExtension(header: Qcow2Header, reader: ByteReader, at: number, length: number): CryptoExtension {
+function cryptoExtension(
+  header: Qcow2Header,
+  reader: ByteReader,
+  at: number,
+  length: number,
+): CryptoExtension {
   if (header.cryptMethod !== CryptMethod.luks) {
     throw invalid('CRYPTO header extension only expected with LUKS encryption method')
   }
@@ -490,14 +509,15 @@ function unsupportedFeatures(mask: bigint, names: readonly FeatureName[]): Block
 
 /**
  * The error for a valid image that uses what this driver cannot do, or undefined.
- * A dirty image (lazy refcounts not written back) can only be read.
+ * A dirty image (lazy refcounts not written back) can only be read. Where only metadata is asked for,
+ * an image without guest data in this file or with another kind of mapping is all right.
  */
 export function describeUnsupported(header: Qcow2Header, mode: HeaderMode = {}): BlockError | undefined {
   const features: string[] = []
-  if ((header.incompatible & Incompatible.dataFile) !== 0) {
+  if ((header.incompatible & Incompatible.dataFile) !== 0 && mode.noIo !== true) {
     features.push('external data file')
   }
-  if ((header.incompatible & Incompatible.extendedL2) !== 0) {
+  if ((header.incompatible & Incompatible.extendedL2) !== 0 && mode.noIo !== true) {
     features.push('extended L2 entries')
   }
   if ((header.incompatible & Incompatible.dirty) !== 0 && mode.write === true && mode.check !== true) {

@@ -17,14 +17,12 @@ export const qcow2RuntimeOptions = defineOptions({
   'overlap-check': {
     type: 'string',
     help:
-      'Selects which overlap checks to perform from a range of templates ' +
-      '(none, constant, cached, all)',
+      'Selects which overlap checks to perform from a range of templates ' + '(none, constant, cached, all)',
   },
   'overlap-check.template': {
     type: 'string',
     help:
-      'Selects which overlap checks to perform from a range of templates ' +
-      '(none, constant, cached, all)',
+      'Selects which overlap checks to perform from a range of templates ' + '(none, constant, cached, all)',
   },
   'overlap-check.main-header': {
     type: 'bool',

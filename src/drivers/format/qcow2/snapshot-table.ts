@@ -3,6 +3,7 @@ import type { SnapshotInfo } from '../../../graph/index.js'
 import type { IoNode } from '../../../io/index.js'
 import { ByteReader } from './byte-reader.js'
 import { maxSnapshotExtraBytes, maxSnapshotTableBytes, snapshotHeaderBytes } from './constants.js'
+import { readPadded } from './file-read.js'
 import type { Qcow2Header } from './header.js'
 
 /** An internal snapshot with the place of its L1 table. */
@@ -89,7 +90,7 @@ export async function readSnapshotTable(file: IoNode, header: Qcow2Header): Prom
 
 async function readTable(file: IoNode, offset: number, into: Uint8Array): Promise<void> {
   try {
-    const wait = file.read(offset, into.length, into, 0, 0)
+    const wait = readPadded(file, offset, into)
     if (wait !== undefined) {
       await wait
     }

@@ -1,7 +1,7 @@
 import type { SpecificInfo } from '../../../graph/index.js'
 import type { IoNode } from '../../../io/index.js'
 import { readBitmapDirectory } from './bitmap-directory.js'
-import { Compatible, CompressionType, Incompatible } from './constants.js'
+import { Autoclear, Compatible, CompressionType, Incompatible } from './constants.js'
 import type { Qcow2Header } from './header.js'
 
 /**
@@ -26,6 +26,11 @@ export async function specificInfo(header: Qcow2Header, file: IoNode): Promise<S
       'lazy-refcounts': (header.compatible & Compatible.lazyRefcounts) !== 0,
       bitmaps: await bitmapInfo(header, file),
       'refcount-bits': refcountBits,
+      'data-file': header.dataFile,
+      'data-file-raw':
+        (header.incompatible & Incompatible.dataFile) === 0
+          ? undefined
+          : (header.autoclear & Autoclear.dataFileRaw) !== 0,
       corrupt: (header.incompatible & Incompatible.corrupt) !== 0,
       'extended-l2': (header.incompatible & Incompatible.extendedL2) !== 0,
     },

@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Installs what is missing, builds, and runs every check. The last line is "N passed, N failed".
+set -euo pipefail
+cd "$(dirname "$0")/.."
+scripts/setup.sh qemu-utils:qemu-img e2fsprogs:mke2fs
+exec node scripts/test.mjs "$@"

@@ -1,0 +1,177 @@
+import { ioError } from '../../../errors/index.js'
+import type { IoNode } from '../../../io/index.js'
+import type { Maybe } from '../../../sched/index.js'
+import { readPadded } from './file-read.js'
+
+/** A refcount; bigint only beyond 2^53. */
+export type Refcount = number | bigint
+
+/** Largest value of a refcount of `2 ** order` bits, as far as counting can get. */
+function maxCount(order: number): number {
+  return order < 5 ? 2 ** (2 ** order) - 1 : order === 5 ? 0xffffffff : Number.MAX_SAFE_INTEGER
+}
+
+type CountPage = Uint16Array | Float64Array
+
+const pageBits = 12
+export const countPageClusters = 1 << pageBits
+
+/**
+ * References counted per host cluster, in pages that exist only where something was counted: memory
+ * follows what is referenced, not what a file or header claims.
+ */
+export class ReferenceCounts {
+  readonly #pages = new Map<number, CountPage>()
+  readonly #wide: boolean
+  readonly max: number
+  /** Clusters of the image; references just past the end of the file make it grow by one. */
+  clusters: number
+
+  /** @param order log2 of the refcount width, which bounds how far counting goes */
+  constructor(order: number, clusters: number) {
+    this.#wide = order > 4
+    this.max = maxCount(order)
+    this.clusters = clusters
+  }
+
+  get(cluster: number): number {
+    return this.#pages.get(Math.floor(cluster / countPageClusters))?.[cluster % countPageClusters] ?? 0
+  }
+
+  /** Whether nothing is counted in the page of `cluster`. */
+  isPageEmpty(cluster: number): boolean {
+    return !this.#pages.has(Math.floor(cluster / countPageClusters))
+  }
+
+  /** Counts one more reference; false if the count is at its maximum. */
+  add(cluster: number): boolean {
+    const index = Math.floor(cluster / countPageClusters)
+    let page = this.#pages.get(index)
+    if (page === undefined) {
+      page = this.#wide ? new Float64Array(countPageClusters) : new Uint16Array(countPageClusters)
+      this.#pages.set(index, page)
+    }
+    const at = cluster % countPageClusters
+    const count = page[at] ?? 0
+    if (count === this.max) {
+      return false
+    }
+    page[at] = count + 1
+    if (cluster >= this.clusters) {
+      this.clusters = cluster + 1
+    }
+    return true
+  }
+}
+
+/** The refcount at `index` of a refcount block with entries of `2 ** order` bits. */
+export function refcountAt(block: Uint8Array, index: number, order: number): Refcount {
+  if (order < 3) {
+    const bits = 1 << order
+    const perByte = 8 >> order
+    const byte = block[Math.floor(index / perByte)] ?? 0
+    return (byte >> ((index % perByte) * bits)) & ((1 << bits) - 1)
+  }
+  const bytes = 1 << (order - 3)
+  let value = 0
+  for (let at = index * bytes; at < (index + 1) * bytes; at++) {
+    value = value * 256 + (block[at] ?? 0)
+  }
+  if (value <= Number.MAX_SAFE_INTEGER) {
+    return value
+  }
+  return new DataView(block.buffer, block.byteOffset).getBigUint64(index * 8)
+}
+
+/** Bytes of refcount blocks kept in memory. */
+const cacheBytes = 4 * 1024 * 1024
+
+/**
+ * The refcounts as the image stores them, read past any cache of the driver. Every lookup is
+ * synchronous when the block is at hand.
+ */
+export class StoredRefcounts {
+  readonly #file: IoNode
+  readonly #table: DataView
+  readonly #clusterBits: number
+  readonly #order: number
+  readonly #blocks = new Map<number, Uint8Array>()
+  readonly #maxBlocks: number
+  /** log2 of the refcounts in a block. */
+  readonly blockBits: number
+  /** Called once, with the table index and the offset, for the first block that is not cluster aligned. */
+  readonly #onUnaligned: (index: number, offset: bigint) => void
+  #reported = false
+
+  /** @param table the refcount table as stored */
+  constructor(
+    file: IoNode,
+    table: Uint8Array,
+    clusterBits: number,
+    order: number,
+    onUnaligned: (index: number, offset: bigint) => void,
+  ) {
+    this.#file = file
+    this.#table = new DataView(table.buffer, table.byteOffset, table.byteLength)
+    this.#clusterBits = clusterBits
+    this.#order = order
+    this.blockBits = clusterBits - (order - 3)
+    this.#maxBlocks = Math.max(2, cacheBytes >> clusterBits)
+    this.#onUnaligned = onUnaligned
+  }
+
+  /** Entries of the refcount table. */
+  get tableSize(): number {
+    return this.#table.byteLength / 8
+  }
+
+  /** The table entry at `index`, all 64 bits. */
+  entry(index: number): bigint {
+    return this.#table.getBigUint64(index * 8)
+  }
+
+  /** Whether the table has no block for `cluster`: its refcount is 0 then. */
+  isBlockAbsent(cluster: number): boolean {
+    const index = Math.floor(cluster / 2 ** this.blockBits)
+    return (
+      index >= this.tableSize ||
+      (this.#table.getUint32(index * 8) === 0 && this.#table.getUint32(index * 8 + 4) < 512)
+    )
+  }
+
+  /** The refcount of `cluster`. Throws EIO if its block cannot be read. */
+  get(cluster: number): Maybe<Refcount> {
+    if (this.isBlockAbsent(cluster)) {
+      return 0
+    }
+    const index = Math.floor(cluster / 2 ** this.blockBits)
+    const at = cluster % 2 ** this.blockBits
+    const block = this.#blocks.get(index)
+    return block === undefined ? this.#readThenGet(index, at) : refcountAt(block, at, this.#order)
+  }
+
+  async #readThenGet(index: number, at: number): Promise<Refcount> {
+    const offset = this.entry(index) & ~511n
+    const clusterSize = 2 ** this.#clusterBits
+    if (offset % BigInt(clusterSize) !== 0n) {
+      if (!this.#reported) {
+        this.#reported = true
+        this.#onUnaligned(index, offset)
+      }
+      throw ioError('EIO')
+    }
+    const block = new Uint8Array(clusterSize)
+    const wait = readPadded(this.#file, Number(offset), block)
+    if (wait !== undefined) {
+      await wait
+    }
+    if (this.#blocks.size >= this.#maxBlocks) {
+      for (const oldest of this.#blocks.keys()) {
+        this.#blocks.delete(oldest)
+        break
+      }
+    }
+    this.#blocks.set(index, block)
+    return refcountAt(block, at, this.#order)
+  }
+}

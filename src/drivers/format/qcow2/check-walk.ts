@@ -1,0 +1,259 @@
+import { codeOf, ioError } from '../../../errors/index.js'
+import type { CheckResult } from '../../../graph/index.js'
+import type { IoNode } from '../../../io/index.js'
+import type { Maybe } from '../../../sched/index.js'
+import type { Refcount, ReferenceCounts, StoredRefcounts } from './check-counts.js'
+import { EntryHigh, EntryLow, tableEntryBytes } from './constants.js'
+import { readInside } from './file-read.js'
+import type { Qcow2Header } from './header.js'
+
+/** C's `%#lx`. */
+export function hex(value: number | bigint): string {
+  return value === 0 || value === 0n ? '0' : `0x${value.toString(16)}`
+}
+
+/** C's `%lx` of the 64-bit value with these words. */
+function hex64(high: number, low: number): string {
+  return ((BigInt(high >>> 0) << 32n) | BigInt(low >>> 0)).toString(16)
+}
+
+/** Bits of L1 and of uncompressed L2 entries that must be zero. */
+const l1Reserved = { high: 0x7f000000, low: 0x000001ff } as const
+const l2Reserved = { high: 0x3f000000, low: 0x000001fe } as const
+
+/** Beyond this a double does not tell neighbouring byte offsets apart. */
+const exactHigh = 2 ** 21
+
+type EntryKind = 'compressed' | 'allocated' | 'none'
+
+function kindOf(high: number, low: number): EntryKind {
+  if ((high & EntryHigh.compressed) !== 0) {
+    return 'compressed'
+  }
+  return (high & EntryHigh.offset) !== 0 || (low & EntryLow.offset) !== 0 ? 'allocated' : 'none'
+}
+
+function offsetOf(high: number, low: number): number {
+  return (high & EntryHigh.offset) * 0x100000000 + ((low & EntryLow.offset) >>> 0)
+}
+
+/** Walks L1 and L2 tables as they stand in the file, counting what they refer to. */
+export class CheckWalk {
+  readonly #header: Qcow2Header
+  readonly #file: IoNode
+  readonly counts: ReferenceCounts
+  readonly #result: CheckResult
+  readonly #breathe: () => Promise<void>
+
+  /** @param breathe called between tables; may yield, throws to abort */
+  constructor(
+    header: Qcow2Header,
+    file: IoNode,
+    counts: ReferenceCounts,
+    result: CheckResult,
+    breathe: () => Promise<void>,
+  ) {
+    this.#header = header
+    this.#file = file
+    this.counts = counts
+    this.#result = result
+    this.#breathe = breathe
+  }
+
+  #corrupt(message: string): void {
+    this.#result.corruptions++
+    this.#result.messages.push(message)
+  }
+
+  /**
+   * Counts one reference for each cluster that `[offset, +bytes)` touches.
+   *
+   * @param exact the offset, where a number cannot hold it
+   */
+  count(offset: number, bytes: number, exact?: bigint): void {
+    if (bytes <= 0) {
+      return
+    }
+    const { clusterSize } = this.#header
+    if (offset + bytes - this.#file.length >= clusterSize) {
+      this.#corrupt(
+        'ERROR: counting reference for region exceeding the end of the file by one cluster or more: ' +
+          `offset 0x${(exact ?? offset).toString(16)} size 0x${bytes.toString(16)}`,
+      )
+      return
+    }
+    const last = Math.floor((offset + bytes - 1) / clusterSize)
+    for (let cluster = Math.floor(offset / clusterSize); cluster <= last; cluster++) {
+      if (!this.counts.add(cluster)) {
+        this.#corrupt(`ERROR: overflow cluster offset=0x${(cluster * clusterSize).toString(16)}`)
+        this.#result.messages.push(
+          'Use qemu-img amend to increase the refcount entry width or qemu-img convert to create a clean ' +
+            'copy if the image cannot be opened for writing',
+        )
+      }
+    }
+  }
+
+  /**
+   * Counts an L1 table, its L2 tables and what those refer to.
+   *
+   * @param entries at most 4 Mi, checked by the caller
+   * @param active the tree is the guest's: it counts for the allocation figures
+   */
+  async countTree(offset: number, entries: number, active: boolean): Promise<void> {
+    if (entries === 0) {
+      return
+    }
+    this.count(offset, entries * tableEntryBytes)
+    const l1 = await this.#readChecked(offset, entries * tableEntryBytes, 'check_refcounts_l1')
+    const view = new DataView(l1.buffer)
+    for (let at = 0; at + tableEntryBytes <= l1.length; at += tableEntryBytes) {
+      const high = view.getUint32(at)
+      const low = view.getUint32(at + 4)
+      if (high === 0 && low === 0) {
+        continue
+      }
+      if ((high & l1Reserved.high) !== 0 || (low & l1Reserved.low) !== 0) {
+        this.#corrupt(`ERROR found L1 entry with reserved bits set: ${hex64(high, low)}`)
+      }
+      const l2Offset = offsetOf(high, low)
+      this.count(l2Offset, this.#header.clusterSize)
+      if (l2Offset % this.#header.clusterSize !== 0) {
+        this.#corrupt(
+          `ERROR l2_offset=${l2Offset.toString(16)}: Table is not cluster aligned; L1 entry corrupted`,
+        )
+      }
+      await this.#countL2(l2Offset, active)
+      await this.#breathe()
+    }
+  }
+
+  async #readChecked(offset: number, bytes: number, where: string): Promise<Uint8Array> {
+    try {
+      return await readInside(this.#file, offset, bytes)
+    } catch (error) {
+      this.#result.messages.push(`ERROR: I/O error in ${where}`)
+      this.#result.checkErrors++
+      throw ioError(codeOf(error))
+    }
+  }
+
+  async #countL2(offset: number, active: boolean): Promise<void> {
+    const { clusterSize } = this.#header
+    const l2 = await this.#readChecked(offset, clusterSize, 'check_refcounts_l2')
+    const view = new DataView(l2.buffer)
+    let nextContiguous = 0
+    for (let at = 0; at + tableEntryBytes <= l2.length; at += tableEntryBytes) {
+      const high = view.getUint32(at)
+      const low = view.getUint32(at + 4)
+      if (high === 0 && low === 0) {
+        continue
+      }
+      const kind = kindOf(high, low)
+      if (kind === 'compressed') {
+        this.#countCompressed(high, low, active)
+        continue
+      }
+      if ((high & l2Reserved.high) !== 0 || (low & l2Reserved.low) !== 0) {
+        this.#corrupt(`ERROR found l2 entry with reserved bits set: ${hex64(high, low)}`)
+      }
+      if (kind === 'none') {
+        continue
+      }
+      const cluster = offsetOf(high, low)
+      if (cluster % clusterSize !== 0) {
+        const what = (low & EntryLow.zero) !== 0 ? 'Preallocated' : 'Data'
+        this.#corrupt(
+          `ERROR offset=${cluster.toString(16)}: ${what} cluster is not properly aligned; L2 entry corrupted.`,
+        )
+      }
+      if (active) {
+        this.#result.allocatedClusters++
+        if (nextContiguous !== 0 && cluster !== nextContiguous) {
+          this.#result.fragmentedClusters++
+        }
+        nextContiguous = cluster + clusterSize
+      }
+      this.count(cluster, clusterSize)
+    }
+  }
+
+  #countCompressed(high: number, low: number, active: boolean): void {
+    // The descriptor: offset in the low bits, then the number of further 512-byte sectors.
+    const sizeShift = 70 - this.#header.clusterBits - 32
+    const offsetHigh = high & (2 ** sizeShift - 1)
+    const sectors = ((high & 0x3fffffff) >>> sizeShift) + 1
+    const offset = offsetHigh * 0x100000000 + low
+    if ((high & EntryHigh.copied) !== 0) {
+      this.#corrupt(
+        `ERROR: coffset=0x${hex64(offsetHigh, low)}: copied flag must never be set for compressed clusters`,
+      )
+    }
+    const exact = offsetHigh >= exactHigh ? (BigInt(offsetHigh) << 32n) | BigInt(low) : undefined
+    this.count(offset, sectors * 512 - (low & 511), exact)
+    if (active) {
+      this.#result.allocatedClusters++
+      this.#result.compressedClusters++
+      // Compressed clusters are never contiguous in the sense of this figure.
+      this.#result.fragmentedClusters++
+    }
+  }
+
+  /** Compares the COPIED flags of the guest's tables with the stored refcounts. */
+  async checkCopiedFlags(stored: StoredRefcounts): Promise<void> {
+    const { l1TableOffset, l1Size } = this.#header
+    const l1 = await readInside(this.#file, l1TableOffset, l1Size * tableEntryBytes)
+    const view = new DataView(l1.buffer)
+    for (let at = 0; at + tableEntryBytes <= l1.length; at += tableEntryBytes) {
+      const high = view.getUint32(at)
+      const low = view.getUint32(at + 4)
+      const l2Offset = offsetOf(high, low)
+      if (l2Offset === 0) {
+        continue
+      }
+      const refcount = await this.#refcountAt(stored, l2Offset)
+      if (refcount === undefined) {
+        continue
+      }
+      if ((refcount === 1) !== ((high & EntryHigh.copied) !== 0)) {
+        this.#corrupt(
+          `ERROR OFLAG_COPIED L2 cluster: l1_index=${at / tableEntryBytes} ` +
+            `l1_entry=${hex64(high, low)} refcount=${refcount}`,
+        )
+      }
+      await this.#checkCopiedL2(l2Offset, stored)
+      await this.#breathe()
+    }
+  }
+
+  async #checkCopiedL2(offset: number, stored: StoredRefcounts): Promise<void> {
+    let l2: Uint8Array
+    try {
+      l2 = await readInside(this.#file, offset, this.#header.clusterSize)
+    } catch (error) {
+      const failure = ioError(codeOf(error))
+      this.#result.messages.push(`ERROR: Could not read L2 table: ${failure.message}`)
+      this.#result.checkErrors++
+      throw failure
+    }
+    const view = new DataView(l2.buffer)
+    for (let at = 0; at + tableEntryBytes <= l2.length; at += tableEntryBytes) {
+      const high = view.getUint32(at)
+      const low = view.getUint32(at + 4)
+      if (kindOf(high, low) !== 'allocated') {
+        continue
+      }
+      const maybe = this.#refcountAt(stored, offsetOf(high, low))
+      const refcount = maybe instanceof Promise ? await maybe : maybe
+      if (refcount !== undefined && (refcount === 1) !== ((high & EntryHigh.copied) !== 0)) {
+        this.#corrupt(`ERROR OFLAG_COPIED data cluster: l2_entry=${hex64(high, low)} refcount=${refcount}`)
+      }
+    }
+  }
+
+  /** The stored refcount of the cluster at `offset`; undefined if its block cannot be read. */
+  #refcountAt(stored: StoredRefcounts, offset: number): Maybe<Refcount | undefined> {
+    const refcount = stored.get(Math.floor(offset / this.#header.clusterSize))
+    return refcount instanceof Promise ? refcount.catch(() => undefined) : refcount
+  }
+}

@@ -1,0 +1,145 @@
+import { blockError, codeOf, errnoError } from '../../../errors/index.js'
+import type { BlockNode, MeasureContext, MeasureResult } from '../../../graph/index.js'
+import { ChainStatus, chainStatus } from '../../../io/index.js'
+import { TimeSlice } from '../../../sched/index.js'
+import { defaultClusterSize, maxL1Bytes, tableEntryBytes } from './constants.js'
+import { bitmapEntryBytes, readBitmapDirectory } from './bitmap-directory.js'
+import { checkClusterSize, type CreateValues, preallocationOf, refcountOrderOf } from './create-options.js'
+import type { Qcow2Header } from './header.js'
+
+function roundUp(value: number, unit: number): number {
+  return Math.ceil(value / unit) * unit
+}
+
+/**
+ * Bytes of refcount table and blocks for `clusters` clusters of other things. The metadata counts
+ * itself too, so the figure is the fixed point.
+ */
+export function refcountMetadataBytes(clusters: number, clusterSize: number, refcountOrder: number): number {
+  const refcountsPerBlock = (clusterSize * 8) / 2 ** refcountOrder
+  let table = 0
+  let blocks = 0
+  for (let last = -1, all = 0; all !== last; ) {
+    last = all
+    blocks = Math.ceil((clusters + table + blocks) / refcountsPerBlock)
+    table = Math.ceil((blocks * tableEntryBytes) / clusterSize)
+    all = clusters + blocks + table
+  }
+  return (blocks + table) * clusterSize
+}
+
+/**
+ * Bytes of an image of `size` guest bytes with all clusters allocated.
+ *
+ * @param size a multiple of `clusterSize`
+ * @param l2EntryBytes 8, or 16 with extended L2 entries
+ */
+export function fullyAllocatedBytes(
+  size: number,
+  clusterSize: number,
+  refcountOrder: number,
+  l2EntryBytes: number,
+): number {
+  const perTable = clusterSize / l2EntryBytes
+  const l2Tables = Math.ceil(size / clusterSize / perTable)
+  const metadata = clusterSize + l2Tables * clusterSize + roundUp(l2Tables * tableEntryBytes, clusterSize)
+  return metadata + refcountMetadataBytes((metadata + size) / clusterSize, clusterSize, refcountOrder) + size
+}
+
+function versionOf(values: CreateValues): 2 | 3 {
+  const compat = values['compat']
+  if (compat === undefined || compat === '1.1') {
+    return 3
+  }
+  if (compat === '0.10') {
+    return 2
+  }
+  throw blockError('EINVAL', `Invalid compatibility level: '${compat}'`)
+}
+
+/** How large an image would become: `required` for the data there is, and with everything allocated. */
+export async function measure(context: MeasureContext): Promise<MeasureResult> {
+  const values = context.options
+  const clusterSize = Number(values['cluster_size'] ?? defaultClusterSize)
+  const extendedL2 = values['extended_l2'] === true
+  checkClusterSize(clusterSize, extendedL2)
+  const version = versionOf(values)
+  const refcountOrder = refcountOrderOf(Number(values['refcount_bits'] ?? 16), version, 'compat=1.1')
+  const preallocation = preallocationOf(values)
+  if (preallocation === undefined) {
+    throw blockError('EINVAL', `invalid parameter value: ${values['preallocation']}`)
+  }
+  if (values['encrypt.format'] === 'luks') {
+    throw blockError('ENOTSUP', 'qcow2 encryption is not supported by this version')
+  }
+  const l2EntryBytes = extendedL2 ? 16 : tableEntryBytes
+  let size = roundUp(Number(values['size'] ?? 0), clusterSize)
+  if (Math.ceil(size / clusterSize / (clusterSize / l2EntryBytes)) * tableEntryBytes > maxL1Bytes) {
+    throw blockError('EFBIG', 'The image size is too large (try using a larger cluster size)')
+  }
+  let dataBytes = 0
+  const source = context.source
+  if (source !== undefined) {
+    size = roundUp(source.length, clusterSize)
+    // Nobody knows how much of the source the backing file shares: count all of it.
+    dataBytes = values['backing_file'] === undefined ? await countData(source, clusterSize) : size
+  }
+  if (preallocation === 'full' || preallocation === 'falloc') {
+    dataBytes = size
+  }
+  const fullyAllocated = fullyAllocatedBytes(size, clusterSize, refcountOrder, l2EntryBytes)
+  const result = { required: fullyAllocated - size + dataBytes, fullyAllocated }
+  const header = source === undefined || version < 3 ? undefined : bitmapHolder(source)
+  return header === undefined || source?.file === undefined
+    ? result
+    : { ...result, bitmaps: await bitmapBytes(source.file, header, clusterSize) }
+}
+
+/** The header of a source that can hold persistent bitmaps: a version 3 image itself, not a filter on it. */
+function bitmapHolder(source: BlockNode): Qcow2Header | undefined {
+  if (source.driver?.name !== 'qcow2') {
+    return undefined
+  }
+  const { header } = source.state as unknown as { readonly header: Qcow2Header }
+  return header.version >= 3 ? header : undefined
+}
+
+/** Bytes that the persistent bitmaps of the image in `file` would need, taken as fully allocated. */
+async function bitmapBytes(file: BlockNode, header: Qcow2Header, clusterSize: number): Promise<number> {
+  let bytes = 0
+  let directory = 0
+  for (const bitmap of await readBitmapDirectory(file, header)) {
+    if (!bitmap.inUse) {
+      const clusters = Math.ceil(Math.ceil(header.size / bitmap.granularity) / 8 / clusterSize)
+      bytes += clusters * clusterSize + roundUp(clusters * tableEntryBytes, clusterSize)
+      directory += bitmapEntryBytes(bitmap.name)
+    }
+  }
+  return bytes + roundUp(directory, clusterSize)
+}
+
+/** Bytes of the target's clusters that hold data of `source` or of its backing chain. */
+async function countData(source: BlockNode, clusterSize: number): Promise<number> {
+  const slice = new TimeSlice()
+  const status = new ChainStatus()
+  const length = source.length
+  let data = 0
+  for (let offset = 0; offset < length; ) {
+    try {
+      await chainStatus(source, undefined, offset, length - offset, 'zero', status)
+    } catch (error) {
+      throw errnoError(codeOf(error), 'Unable to get block status', { cause: error })
+    }
+    let next = offset + status.bytes
+    if (!status.zero && status.data && status.allocated) {
+      next = roundUp(next, clusterSize)
+      data += next - (offset - (offset % clusterSize))
+    }
+    offset = next
+    const wait = slice.breathe()
+    if (wait !== undefined) {
+      await wait
+    }
+  }
+  return data
+}

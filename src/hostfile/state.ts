@@ -1,0 +1,224 @@
+import { codeOf, type ErrnoName, errnoError, ioError } from '../errors/index.js'
+import { BlockNode, type DriverInfo, type DriverState, Perm, type TruncateOptions } from '../graph/index.js'
+import type { HostFile } from '../host/index.js'
+import { type BlockLimits, type FlushPath, type IoNode, ReqFlags } from '../io/index.js'
+import type { Maybe, Wait } from '../sched/index.js'
+import { DeviceData, type HostFileData, RegularFileData } from './data.js'
+import { type KernelCopyPlace, type KernelCopyTarget, kernelCopyPlace } from './kernel-copy.js'
+import { PermissionLocks } from './locks.js'
+import type { HostFileSettings } from './options.js'
+import { openPath } from './paths.js'
+import { resizeDevice, resizeRegularFile } from './resize.js'
+
+const writePermissions = Perm.write | Perm.writeUnchanged | Perm.resize
+
+/** What an open of a host file has found out. */
+export interface HostFileOpening {
+  readonly node: BlockNode
+  readonly path: string
+  readonly file: HostFile
+  readonly settings: HostFileSettings
+  /** `cache.direct=on` */
+  readonly direct: boolean
+  /** Whether to take locks. */
+  readonly locks: boolean
+  /** `auto-read-only=on`: open for writing only while someone wants to write. */
+  readonly autoReadOnly: boolean
+}
+
+/** An open file or device of the host, as the `file` and `host_device` drivers show it. */
+export class HostFileState implements DriverState, KernelCopyTarget {
+  readonly direct: HostFileData
+  readonly flushPath: FlushPath
+  readonly supportedZeroFlags = ReqFlags.mayUnmap | ReqFlags.noFallback
+  readonly hasZeroInit: boolean
+  readonly #opening: HostFileOpening
+  readonly #locks: PermissionLocks | undefined
+  /** The file opened with the access mode that permissions being prepared need. */
+  #replacement: HostFile | undefined = undefined
+  #syncFailure: ErrnoName | undefined = undefined
+
+  constructor(opening: HostFileOpening) {
+    const { node, file } = opening
+    this.#opening = opening
+    this.hasZeroInit = file.kind === 'regular'
+    this.direct = this.hasZeroInit
+      ? new RegularFileData(node, file)
+      : new DeviceData(node, file, opening.direct)
+    this.#locks = opening.locks ? new PermissionLocks(file, opening.path) : undefined
+    this.flushPath = { flushToDisk: () => this.#sync() }
+  }
+
+  get file(): HostFile {
+    return this.direct.file
+  }
+
+  get length(): number {
+    return this.file.size()
+  }
+
+  refreshLimits(limits: BlockLimits): void {
+    const { request, memory } = this.file.alignment
+    limits.requestAlignment = request
+    limits.minMemAlignment = memory
+    limits.optMemAlignment = Math.max(memory, this.#opening.node.host.pageSize)
+  }
+
+  preparePermissions(perm: number, shared: number): Maybe<void> {
+    const { node, autoReadOnly } = this.#opening
+    const writable = (perm & writePermissions) !== 0
+    if (autoReadOnly && node.flags.write && writable !== this.file.writable) {
+      return this.#replaceFile(perm, shared, writable)
+    }
+    this.#locks?.prepare(perm, this.#effectivelyShared(shared))
+  }
+
+  async #replaceFile(perm: number, shared: number, writable: boolean): Promise<void> {
+    const { node, path, direct } = this.#opening
+    const file = await openPath(node.host.files, path, { write: writable, direct })
+    try {
+      this.#locks?.prepare(perm, this.#effectivelyShared(shared))
+      this.#locks?.copyTo(file)
+    } catch (error) {
+      this.#locks?.abort()
+      await file.close()
+      throw error
+    }
+    this.#replacement = file
+  }
+
+  commitPermissions(perm: number, shared: number): void {
+    const file = this.#replacement
+    if (file !== undefined) {
+      this.#replacement = undefined
+      const old = this.file
+      this.direct.file = file
+      this.#locks?.moveTo(file)
+      closeLater(old)
+    }
+    this.#locks?.commit(perm, this.#effectivelyShared(shared))
+  }
+
+  abortPermissions(): void {
+    const file = this.#replacement
+    this.#replacement = undefined
+    if (file !== undefined) {
+      closeLater(file)
+    }
+    this.#locks?.abort()
+  }
+
+  /** `force-share` promises nothing and so forbids others nothing. */
+  #effectivelyShared(shared: number): number {
+    return this.#opening.node.forceShare ? Perm.all : shared
+  }
+
+  async truncate(length: number, how: TruncateOptions): Promise<void> {
+    if (this.file.kind === 'regular') {
+      this.direct.forgetExtents(0, Number.MAX_SAFE_INTEGER)
+      const { host } = this.#opening.node
+      await resizeRegularFile(this.file, length, how.preallocation, (line) => {
+        host.warn(line)
+      })
+    } else {
+      resizeDevice(this.file.kind, this.length, length, how)
+    }
+  }
+
+  allocatedSize(): number {
+    return this.file.stat().allocated
+  }
+
+  info(): DriverInfo {
+    return {}
+  }
+
+  copyRangeTo(
+    offset: number,
+    target: IoNode,
+    targetOffset: number,
+    bytes: number,
+  ): Maybe<number | undefined> {
+    const place = kernelCopyPlace(target instanceof BlockNode ? target.state : undefined, targetOffset, bytes)
+    if (place?.file.writable !== true) {
+      return undefined
+    }
+    const copied = this.file.copyTo(offset, place.file, place.offset, bytes)
+    return typeof copied === 'object'
+      ? copied.then((result) => copiedTo(place, target, result))
+      : copiedTo(place, target, copied)
+  }
+
+  kernelCopyPlace(offset: number): KernelCopyPlace {
+    return { node: this.#opening.node, data: this.direct, file: this.file, offset }
+  }
+
+  /** Another process has written: what the page cache holds may be old. */
+  async invalidate(): Promise<void> {
+    const { settings, direct } = this.#opening
+    if (!settings.dropCache || direct) {
+      return
+    }
+    try {
+      const wait = this.#sync()
+      if (wait !== undefined) {
+        await wait
+      }
+    } catch (error) {
+      throw errnoError(codeOf(error), 'flush failed', { cause: error })
+    }
+    this.file.dropCache(0, this.length)
+    this.direct.forgetExtents(0, Number.MAX_SAFE_INTEGER)
+    if (settings.checkCacheDropped) {
+      throw errnoError('ENOTSUP', 'mincore failed')
+    }
+  }
+
+  /**
+   * After a failed sync the kernel may have dropped the data and call the pages clean, so that a
+   * second one would succeed without having written anything: every later flush must fail as well.
+   */
+  #sync(): Wait {
+    if (this.#syncFailure !== undefined) {
+      throw ioError(this.#syncFailure, { node: this.#opening.node.name, operation: 'flush' })
+    }
+    let wait: Wait
+    try {
+      wait = this.file.sync()
+    } catch (error) {
+      this.#noteSyncFailure(error)
+      throw error
+    }
+    return wait?.catch((error: unknown) => {
+      this.#noteSyncFailure(error)
+      throw error
+    })
+  }
+
+  #noteSyncFailure(error: unknown): void {
+    if (!this.#opening.direct) {
+      this.#syncFailure = codeOf(error)
+    }
+  }
+
+  close(): Wait {
+    this.abortPermissions()
+    return this.file.close()
+  }
+}
+
+/** Closing a descriptor that nothing uses any more; nobody could act on its failure. */
+function closeLater(file: HostFile): void {
+  void file.close()?.catch(codeOf)
+}
+
+/** Bookkeeping on the nodes below the one that the caller copies to, whose own is the caller's affair. */
+function copiedTo(place: KernelCopyPlace, target: IoNode, copied: number | undefined): number | undefined {
+  if (copied !== undefined && copied > 0) {
+    place.data.forgetExtents(place.offset, copied)
+    if (place.node !== target) {
+      place.node.written(place.offset, copied)
+    }
+  }
+  return copied
+}

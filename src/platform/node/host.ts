@@ -1,0 +1,28 @@
+import { randomBytes } from 'node:crypto'
+import type { Host } from '../../host/index.js'
+import { NodeCodecs } from './codecs.js'
+import type { IoPolicy } from './file.js'
+import { NodeFiles } from './files.js'
+
+export interface NodeHostOptions {
+  /** How file requests are carried out; default `auto`. */
+  readonly io?: IoPolicy
+  /** Receives warnings for the user; default: standard error. */
+  readonly warn?: (line: string) => void
+}
+
+/** The platform of Node.js: the local file system, zlib and zstd. */
+export function createNodeHost(options: NodeHostOptions = {}): Host {
+  return {
+    files: new NodeFiles(options.io ?? 'auto'),
+    codecs: new NodeCodecs(),
+    pathStyle: process.platform === 'win32' ? 'win32' : 'posix',
+    randomBytes: (length) => new Uint8Array(randomBytes(length)),
+    warn:
+      options.warn ??
+      ((line) => {
+        process.stderr.write(`${line}\n`)
+      }),
+    pageSize: 4096,
+  }
+}

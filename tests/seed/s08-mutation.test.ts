@@ -1,0 +1,224 @@
+import { expect, test } from 'vitest'
+import {
+  appendNode,
+  attachChild,
+  Backend,
+  checkToReplaceNode,
+  detachChild,
+  isFirstNonFilter,
+  makeAnonymous,
+  Perm,
+  Role,
+  replaceInBackingChain,
+  replaceNode,
+} from '../../src/graph/index.js'
+import { failure, memoryLayer, pattern, toyFormat } from './fixtures.js'
+
+/** Like qcow2 without clusters: everything shows the backing file. */
+const cow = toyFormat('cow', 0, {
+  supportsBacking: true,
+  load: () => ({
+    open: ({ file }) => ({
+      length: file.node.length,
+      map: {
+        resolveRead: (_offset, bytes, out) => {
+          out.unallocated(bytes)
+          return undefined
+        },
+      },
+      close: () => undefined,
+    }),
+  }),
+})
+
+const filter = {
+  ...toyFormat('filter', 0),
+  kind: 'filter' as const,
+  load: () => ({ open: () => ({ length: 512, close: () => undefined }) }),
+}
+
+async function setup() {
+  const made = memoryLayer({ drivers: [cow, filter] })
+  for (const [name, seed] of [
+    ['/a', 1],
+    ['/b', 2],
+    ['/c', 3],
+  ] as const) {
+    made.host.put(name, pattern(512, seed))
+  }
+  const raw = (path: string) => made.layer.open(path, { driver: 'raw' })
+  const open = (path: string) => made.layer.open(path, { driver: 'cow', backing: null })
+  return { ...made, raw, open }
+}
+
+async function seed(backend: Backend): Promise<number | undefined> {
+  const buffer = new Uint8Array(512)
+  await backend.read(0, 512, buffer)
+  return [1, 2, 3].find((n) => buffer.every((byte, i) => byte === pattern(512, n)[i]))
+}
+
+test('row 69: edges are in the lists of both ends; cycles are refused; detaching nothing is a no-op', async () => {
+  const { layer, raw, open } = await setup()
+  const top = await open('/a')
+  const below = await raw('/b')
+  await detachChild(undefined)
+  const edge = await attachChild(top, below, 'backing', Role.cow)
+  expect([top.children.includes(edge), below.parents.includes(edge), below.references]).toEqual([
+    true,
+    true,
+    2,
+  ])
+  below.inheritsFrom = top
+  expect((await failure(() => attachChild(below, top, 'file', Role.image))).message).toBe(
+    `Making '${top.name}' a file child of '${below.name}' would create a cycle`,
+  )
+  await detachChild(edge)
+  expect([top.children.includes(edge), below.parents.length, below.inheritsFrom, below.references]).toEqual([
+    false,
+    0,
+    undefined,
+    1,
+  ])
+  await layer.unref(top)
+  await layer.unref(below)
+})
+
+test('row 70: snapshot=on puts a temporary overlay on top and never writes the image', async () => {
+  const { layer, host } = await setup()
+  const before = host.contents('/a')?.bytes()
+  const node = await layer.open('/a', { driver: 'raw' }, { write: true, snapshot: true })
+  expect([node.driver?.name, node.backing?.driver?.name, node.backing?.readOnly, node.length]).toEqual([
+    'qcow2',
+    'raw',
+    true,
+    512,
+  ])
+  expect(node.noFlush).toBe(true)
+  await node.write(0, 512, pattern(512, 7), 0, 0)
+  const buffer = new Uint8Array(512)
+  await node.read(0, 512, buffer, 0, 0)
+  expect(buffer).toEqual(pattern(512, 7))
+  expect(host.paths.filter((path) => path.startsWith('/var/tmp'))).toEqual([])
+  await layer.unref(node)
+  expect(host.contents('/a')?.bytes()).toEqual(before)
+  expect([...layer.nodes]).toEqual([])
+})
+
+test('row 71: what belongs to the device stays with it when the top node changes', async () => {
+  const { layer, raw, open } = await setup()
+  const node = await raw('/a')
+  const overlay = await open('/b')
+  const device = new Backend(layer, { name: 'd', perm: Perm.consistentRead, writeThrough: true })
+  await device.insert(node)
+  await appendNode(overlay, node)
+  expect([device.node, device.writeThrough, device.name]).toEqual([overlay, true, 'd'])
+  await device.close()
+  await layer.unref(overlay)
+  await layer.unref(node)
+})
+
+test('row 72: parents move to the new node and references follow', async () => {
+  const { layer, raw } = await setup()
+  const [from, to] = [await raw('/a'), await raw('/b')]
+  const one = new Backend(layer, { name: 'one', perm: Perm.consistentRead })
+  const two = new Backend(layer, { perm: Perm.consistentRead })
+  await one.insert(from)
+  await two.insert(from)
+  expect([await seed(one), from.references, to.references]).toEqual([1, 3, 1])
+  await replaceNode(from, to)
+  expect([await seed(one), await seed(two), from.references, to.references]).toEqual([2, 2, 1, 3])
+  await one.close()
+  await two.close()
+  await layer.unref(from)
+  await layer.unref(to)
+  expect(layer.nodes.size).toBe(0)
+})
+
+test('row 73: append puts the new node on top with the old one as its backing file', async () => {
+  const { layer, raw, open } = await setup()
+  const base = await raw('/a')
+  const overlay = await open('/b')
+  const device = new Backend(layer, { name: 'd', perm: Perm.consistentRead })
+  await device.insert(base)
+  await appendNode(overlay, base)
+  expect([device.node, overlay.backing, await seed(device)]).toEqual([overlay, base, 1])
+  expect((await failure(() => appendNode(overlay, base))).message).toContain('already has a backing file')
+  const used = await open('/c')
+  const other = new Backend(layer, { perm: 0 })
+  await other.insert(used)
+  expect((await failure(() => appendNode(used, base))).message).toContain('already in use')
+  await other.close()
+  await device.close()
+  for (const node of [used, overlay, base]) {
+    await layer.unref(node)
+  }
+  expect(layer.nodes.size).toBe(0)
+})
+
+test('row 74: replacing within a chain hands the backing file on', async () => {
+  const { layer, raw, open } = await setup()
+  const base = await raw('/a')
+  const old = await open('/b')
+  await appendNode(old, base)
+  const fresh = await open('/c')
+  const device = new Backend(layer, { perm: Perm.consistentRead })
+  await device.insert(old)
+  await replaceInBackingChain(old, fresh)
+  expect([device.node, fresh.backing, old.backing, await seed(device)]).toEqual([fresh, base, undefined, 1])
+  // Active commit: the new node is below the old one, whose links stay.
+  await replaceInBackingChain(fresh, base)
+  expect([device.node, fresh.backing]).toEqual([base, base])
+  await device.close()
+  for (const node of [fresh, old, base]) {
+    await layer.unref(node)
+  }
+})
+
+test('row 75: an anonymous node cannot be found any more', async () => {
+  const { layer } = await setup()
+  const node = await layer.open('/a', { driver: 'raw', 'node-name': 'n' })
+  makeAnonymous(node)
+  makeAnonymous(node)
+  expect([layer.findNode('n'), node.name]).toEqual([undefined, ''])
+  await layer.unref(node)
+})
+
+test('row 76: the first non-filter below any root', async () => {
+  const { layer } = await setup()
+  const top = await layer.open(undefined, {
+    driver: 'filter',
+    file: { driver: 'raw', file: { filename: '/a' } },
+  })
+  const rawNode = top.file
+  const file = rawNode?.file
+  if (rawNode === undefined || file === undefined) {
+    throw new Error('no file')
+  }
+  expect([isFirstNonFilter(rawNode), isFirstNonFilter(file), isFirstNonFilter(top)]).toEqual([
+    true,
+    false,
+    false,
+  ])
+  await layer.unref(top)
+  expect(isFirstNonFilter(rawNode)).toBe(false)
+})
+
+test('row 77: what a mirror may replace', async () => {
+  const { layer, raw } = await setup()
+  const parent = await raw('/a')
+  const other = await layer.open('/b', { driver: 'raw', 'node-name': 'other' })
+  expect((await failure(() => checkToReplaceNode(parent, 'gone'))).message).toBe(
+    "Failed to find node with node-name='gone'",
+  )
+  expect((await failure(() => checkToReplaceNode(parent, 'other'))).message).toContain(
+    "Cannot replace 'other' by a node mirrored from",
+  )
+  expect(checkToReplaceNode(parent, parent.name)).toBe(parent)
+  parent.opBlockers.block('replace', { message: 'testing' })
+  expect(await failure(() => checkToReplaceNode(parent, parent.name))).toEqual({
+    code: 'EBUSY',
+    message: `Node '${parent.name}' is busy: testing`,
+  })
+  await layer.unref(parent)
+  await layer.unref(other)
+})
