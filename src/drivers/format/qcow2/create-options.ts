@@ -55,11 +55,7 @@ function isPowerOfTwo(value: number): boolean {
 
 /** Checks a cluster size in bytes as create and measure do. */
 export function checkClusterSize(clusterSize: number, extendedL2: boolean): void {
-  if (
-    !isPowerOfTwo(clusterSize) ||
-    clusterSize < 2 ** minClusterBits ||
-    clusterSize > 2 ** maxClusterBits
-  ) {
+  if (!isPowerOfTwo(clusterSize) || clusterSize < 2 ** minClusterBits || clusterSize > 2 ** maxClusterBits) {
     throw invalid(
       `Cluster size must be a power of two between ${2 ** minClusterBits} and ${2 ** (maxClusterBits - 10)}k`,
     )

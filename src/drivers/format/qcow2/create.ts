@@ -1,7 +1,15 @@
 import { type BlockError, codeOf, errnoError, prefixed } from '../../../errors/index.js'
 import { type BlockNode, type CreateContext, truncateNode } from '../../../graph/index.js'
-import { Compatible, CompressionType, headerLengthV2, headerLengthV3, Incompatible } from './constants.js'
-import { maxBackingFileBytes, maxL1Bytes, tableEntryBytes } from './constants.js'
+import {
+  Compatible,
+  CompressionType,
+  headerLengthV2,
+  headerLengthV3,
+  Incompatible,
+  maxBackingFileBytes,
+  maxL1Bytes,
+  tableEntryBytes,
+} from './constants.js'
 import { checkCreateOptions, type Qcow2CreateOptions } from './create-options.js'
 import { type Qcow2Header, serializeHeader } from './header.js'
 
@@ -139,7 +147,12 @@ async function writeImage(file: BlockNode, header: Qcow2Header, clusters: number
   const zeroes = new Uint8Array(Math.min(l1Bytes, zeroChunkBytes))
   for (let done = 0; done < l1Bytes; done += zeroes.length) {
     const chunk = zeroes.subarray(0, l1Bytes - done)
-    await write(file, header.l1TableOffset + done, chunk, 'Could not resize image: Failed to grow the L1 table')
+    await write(
+      file,
+      header.l1TableOffset + done,
+      chunk,
+      'Could not resize image: Failed to grow the L1 table',
+    )
   }
   await flush(file)
   await write(file, 0, serializeHeader(header), 'Could not write qcow2 header')

@@ -2,9 +2,9 @@ import { blockError, codeOf, errnoError } from '../../../errors/index.js'
 import type { BlockNode, MeasureContext, MeasureResult } from '../../../graph/index.js'
 import { ChainStatus, chainStatus } from '../../../io/index.js'
 import { TimeSlice } from '../../../sched/index.js'
-import { defaultClusterSize, maxL1Bytes, tableEntryBytes } from './constants.js'
 import { bitmapEntryBytes, readBitmapDirectory } from './bitmap-directory.js'
-import { checkClusterSize, type CreateValues, preallocationOf, refcountOrderOf } from './create-options.js'
+import { defaultClusterSize, maxL1Bytes, tableEntryBytes } from './constants.js'
+import { type CreateValues, checkClusterSize, preallocationOf, refcountOrderOf } from './create-options.js'
 import type { Qcow2Header } from './header.js'
 
 function roundUp(value: number, unit: number): number {
