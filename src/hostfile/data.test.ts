@@ -8,7 +8,10 @@ import { DeviceData, RegularFileData } from './data.js'
 type Answer = () => Maybe<boolean>
 
 /** A file that only records which operations it is asked for, and answers as told. */
-function fake(answers: { punch?: Answer; zero?: Answer; allocate?: Answer; discard?: Answer }, size = 1 << 20) {
+function fake(
+  answers: { punch?: Answer; zero?: Answer; allocate?: Answer; discard?: Answer },
+  size = 1 << 20,
+) {
   const calls: string[] = []
   const op =
     (name: string, answer: Answer = () => true) =>

@@ -1,6 +1,9 @@
 import { type BlockError, blockError, codeOf, strerror } from '../errors/index.js'
 import type { FileOpenOptions, HostFile, HostFiles } from '../host/index.js'
 
+/** Attributes in sysfs claim to be a page long, whatever they hold; pages can be large. Bytes. */
+const sysfsLimit = 1 << 16
+
 function refused(error: unknown, action: 'open' | 'create', path: string, direct: boolean): BlockError {
   const code = codeOf(error)
   const reason = code === 'EINVAL' && direct ? 'filesystem does not support O_DIRECT' : strerror(code)
@@ -37,7 +40,7 @@ export function isReadOnlyDevice(files: HostFiles, path: string): boolean {
     return false
   }
   try {
-    return files.readWhole(`/sys/class/block/${name}/ro`, 16)[0] === 0x31
+    return files.readWhole(`/sys/class/block/${name}/ro`, sysfsLimit)[0] === 0x31
   } catch (error) {
     // Not Linux, or no such attribute: then the writes will tell.
     codeOf(error)

@@ -1,5 +1,6 @@
-import type { Backend, BlockLayer, OpenFlags } from '../graph/index.js'
-import type { OptionDict, OptionTree } from '../options/index.js'
+import { blockError, prefixed } from '../errors/index.js'
+import { Backend, type BlockLayer, type OpenFlags, parseCacheMode } from '../graph/index.js'
+import { OptionDict, type OptionTree } from '../options/index.js'
 
 /** An image as a user names it: a file name (plain, with a protocol prefix or `json:`), or options. */
 export interface ImageSpec {
@@ -22,7 +23,7 @@ export interface OpenImageFlags extends Partial<OpenFlags> {
   readonly cacheOf?: 'source' | 'target'
   /** The user means to change the length. */
   readonly resize?: boolean
-  /** Nobody else may write or resize meanwhile (what `check -r`, `resize` and `convert` need). */
+  /** Nobody else may write or resize meanwhile. */
   readonly noShare?: boolean
 }
 
@@ -36,7 +37,47 @@ export async function openImage(
   spec: ImageSpec | string,
   flags: OpenImageFlags = {},
 ): Promise<Backend> {
-  throw new Error(`unfinished ${String(layer)} ${String(spec)} ${String(flags)}`)
+  const { cache = 'writeback', cacheOf = 'target', ...open } = flags
+  const mode = cacheModeOf(cache, cacheOf)
+  const image: ImageSpec = typeof spec === 'string' ? { filename: spec } : spec
+  const options = openOptions(image)
+  options.setDefault('cache.direct', mode.direct)
+  options.setDefault('cache.no-flush', mode.noFlush)
+  try {
+    return await Backend.open(layer, image.filename, options, open, { writeThrough: mode.writeThrough })
+  } catch (error) {
+    throw prefixed(error, `Could not open '${imageLabel(image)}': `)
+  }
+}
+
+/**
+ * What a cache mode word stands for.
+ *
+ * @throws BlockError `Invalid cache option: %s`, `Invalid source cache option: %s`
+ */
+export function cacheModeOf(cache: string, cacheOf: 'source' | 'target') {
+  const mode = parseCacheMode(cache)
+  if (mode === undefined) {
+    const kind = cacheOf === 'source' ? 'source cache' : 'cache'
+    throw blockError('EINVAL', `Invalid ${kind} option: ${cache}`)
+  }
+  return mode
+}
+
+function openOptions(image: ImageSpec): OptionDict {
+  const given = image.options ?? {}
+  const options = given instanceof OptionDict ? given.clone() : OptionDict.fromTree(given)
+  if (image.format !== undefined) {
+    options.set('driver', image.format)
+  }
+  if (image.forceShare === true) {
+    const present = options.get('force-share')
+    if (present !== undefined && present !== 'on' && present !== true) {
+      throw blockError('EINVAL', '--force-share/-U conflicts with image options')
+    }
+    options.set('force-share', true)
+  }
+  return options
 }
 
 /** The name of an image in messages. */

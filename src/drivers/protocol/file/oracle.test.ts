@@ -8,6 +8,7 @@ import {
   Backend,
   type BlockLayer,
   createBlockLayer,
+  createFile,
   createWithDriver,
   truncateNode,
 } from '../../../graph/index.js'
@@ -217,6 +218,9 @@ describe.skipIf(!oracle)('create as qemu-img does', () => {
     await expect(create(at('z.raw'), { size: 2 ** 50, preallocation: 'falloc' })).rejects.toMatchObject({
       code: 'EFBIG',
     })
+    await expect(createFile(layer, at('z.raw'), { size: 2 ** 50 })).rejects.toMatchObject({
+      message: 'Could not resize file: File too large',
+    })
     expect(fs.existsSync(at('z.raw'))).toBe(false)
   })
 })
@@ -397,6 +401,12 @@ describe.skipIf(!oracle)('locks', () => {
       false,
     ],
     ['force-share', ['-r', '-U', '-f', 'raw'], { driver: 'raw', 'force-share': true }, false],
+    [
+      'force-share with an offset',
+      ['-r', '-U', '--image-opts', '-window-'],
+      { driver: 'raw', offset: 512, 'force-share': true },
+      false,
+    ],
   ] as const)('%s: the same bytes', async (_title, args, options, write) => {
     const name = image()
     let expected: number[] = []

@@ -1,0 +1,3 @@
+/** What image formats have in common. May import errors, bytes, sched, host, options, io and graph. */
+export * from './index-ranges.js'
+export * from './table-cache.js'
