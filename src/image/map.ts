@@ -78,6 +78,9 @@ function mergeable(a: MapExtent, b: MapExtent): boolean {
   )
 }
 
+/** What no layer decides. */
+const nobodys = { present: false, zero: false, data: false, compressed: false } as const
+
 /** Looks for extents down the chain of one image. */
 class ExtentFinder {
   readonly #top: BlockNode
@@ -97,8 +100,8 @@ class ExtentFinder {
     for (let node = skipFilters(this.#top); node !== undefined; ) {
       await this.#ask(node, offset, length)
       if (status.bytes === 0) {
-        // The layer ends before: everything past its end is its zeroes.
-        break
+        // This layer ends before: the one above it shows zeroes.
+        return { start: offset, length, depth: depth - 1, ...nobodys, zero: true }
       }
       length = status.bytes
       if (status.zero || status.data) {
@@ -113,7 +116,7 @@ class ExtentFinder {
       depth++
     }
     if (!decided) {
-      return { start: offset, length, depth, present: false, zero: false, data: false, compressed: false }
+      return { start: offset, length, depth, ...nobodys }
     }
     const place = status.node === undefined ? {} : { offset: status.offset, filename: this.#nameOf(status.node) }
     return {

@@ -1,0 +1,67 @@
+import { type BlockError, codeOf, ioError, strerror } from '../../../errors/index.js'
+import type { Host } from '../../../host/index.js'
+import { Incompatible } from './constants.js'
+import type { Qcow2Header } from './header.js'
+
+/** What reporting a corruption needs of the image. */
+export interface CorruptImage {
+  readonly host: Host
+  readonly header: Qcow2Header
+  readonly node: { readonly readOnly: boolean; readonly nodeName: string }
+  /** Writes the header; used to set the corrupt bit. */
+  writeHeader(): Promise<void>
+}
+
+/**
+ * Tells the user once that the image is corrupt. A corruption met on a writable image also sets the
+ * corrupt bit and takes the image out of service, so that nothing makes it worse.
+ */
+export class CorruptionReport {
+  readonly #image: CorruptImage
+  #reported = false
+  #marking: Promise<void> | undefined = undefined
+  /** The image has been taken out of service. */
+  fatal = false
+  /** Called when that happens. */
+  onFatal: (() => void) | undefined = undefined
+
+  constructor(image: CorruptImage) {
+    this.#image = image
+  }
+
+  /** Reports `message` and returns the error for the request that met it. */
+  signal(message: string, mayBeFatal = true): BlockError {
+    const { host, header, node } = this.#image
+    const fatal = mayBeFatal && !node.readOnly
+    const error = ioError('EIO', { node: node.nodeName })
+    if (this.#reported && (!fatal || (header.incompatible & Incompatible.corrupt) !== 0)) {
+      return error
+    }
+    this.#reported = true
+    if (!fatal) {
+      host.warn(
+        `qcow2: Image is corrupt: ${message}; further non-fatal corruption events will be suppressed`,
+      )
+      return error
+    }
+    host.warn(`qcow2: Marking image as corrupt: ${message}; further corruption events will be suppressed`)
+    header.incompatible |= Incompatible.corrupt
+    this.fatal = true
+    this.#marking = this.#mark()
+    this.onFatal?.()
+    return error
+  }
+
+  async #mark(): Promise<void> {
+    try {
+      await this.#image.writeHeader()
+    } catch (error) {
+      this.#image.host.warn(`qcow2: Could not mark the image as corrupt: ${strerror(codeOf(error))}`)
+    }
+  }
+
+  /** Waits until the corrupt bit is written, if it is to be. */
+  async settled(): Promise<void> {
+    await this.#marking
+  }
+}
