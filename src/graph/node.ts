@@ -120,7 +120,10 @@ export class BlockNode extends IoNode implements EdgeParent {
   /** @internal Recomputes what the hot path reads of the children. */
   childrenChanged(): void {
     this.cowNode = this.children.find((child) => (child.role & Role.cow) !== 0)?.node
-    this.filterNode = this.children.find((child) => (child.role & Role.filtered) !== 0)?.node
+    // Only filters forward on their own; a format without a window (raw) merely has the same role.
+    this.filterNode = this.isFilter
+      ? this.children.find((child) => (child.role & Role.filtered) !== 0)?.node
+      : undefined
     // A backing node is read-only: flushing it would be for nothing.
     this.childNodes = this.children
       .filter((child) => (child.role & Role.cow) === 0)

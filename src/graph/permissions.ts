@@ -35,10 +35,10 @@ export function defaultChildPermissions(
     return { perm, shared: writable | Perm.consistentRead | Perm.writeUnchanged }
   }
   if ((child.role & Role.filtered) !== 0) {
-    return { perm: parentPerm, shared: parentShared | Perm.writeUnchanged }
+    return { perm: parentPerm, shared: parentShared }
   }
   let perm = parentPerm
-  let shared = parentShared | Perm.writeUnchanged
+  let shared = parentShared
   if ((child.role & Role.metadata) !== 0) {
     // A format driver may touch metadata even when the guest does not write.
     if (!node.readOnly) {

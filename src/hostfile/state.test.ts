@@ -3,6 +3,7 @@ import { file } from '../drivers/protocol/file/index.js'
 import { type ErrnoName, ioError } from '../errors/index.js'
 import { Backend, type BlockLayer, createBlockLayer } from '../graph/index.js'
 import { MemoryHost, type MemoryOperation } from '../testing/index.js'
+import type { HostFileState } from './state.js'
 
 function setup(fault?: (operation: MemoryOperation) => ErrnoName | undefined): {
   host: MemoryHost
@@ -44,6 +45,40 @@ describe('flushing', () => {
     failing = false
     await backend.flush()
     await backend.close()
+  })
+})
+
+describe('invalidating the cache', () => {
+  test.each([
+    [{}, ['flush', 'drop 0+512']],
+    [{ 'drop-cache': 'off' }, []],
+    [{ 'cache.direct': true }, []],
+  ])('with %j', async (more, expected) => {
+    const { host, layer } = setup()
+    host.put('/f', new Uint8Array(512))
+    const node = await layer.open(undefined, options('/f', more), { write: true })
+    const done: string[] = []
+    const state = node.state as HostFileState
+    state.file.dropCache = (offset, bytes) => {
+      done.push(`drop ${offset}+${bytes}`)
+    }
+    state.file.sync = () => {
+      done.push('flush')
+      return undefined
+    }
+    await state.invalidate()
+    expect(done).toEqual(expected)
+    await layer.unref(node)
+  })
+
+  test('a check that the platform cannot make is not passed over', async () => {
+    const { host, layer } = setup()
+    host.put('/f', new Uint8Array(512))
+    const node = await layer.open(undefined, options('/f', { 'x-check-cache-dropped': 'on' }))
+    await expect((node.state as HostFileState).invalidate()).rejects.toThrow(
+      'mincore failed: Operation not supported',
+    )
+    await layer.unref(node)
   })
 })
 

@@ -1,19 +1,24 @@
-import type { Backend, CheckFix } from '../graph/index.js'
+import { type Backend, type CheckFix, type CheckResult, checkNode } from '../graph/index.js'
+import { inQemuOrder } from './key-order.js'
+import { throwIfAborted } from './long-run.js'
 
-/** QAPI's `ImageCheck` with keys in the order `qemu-img check --output=json` prints them; absent keys are absent there too. */
+/**
+ * QAPI's `ImageCheck`, members in the order in which `qemu-img check --output=json` prints them.
+ * What QEMU leaves out is left out. Counts are clusters, the end offset is bytes.
+ */
 export interface ImageCheck {
-  'image-end-offset'?: number
-  'total-clusters'?: number
-  'check-errors': number
-  leaks?: number
-  'leaks-fixed'?: number
-  'allocated-clusters'?: number
-  filename: string
-  format: string
-  'fragmented-clusters'?: number
-  'compressed-clusters'?: number
-  corruptions?: number
-  'corruptions-fixed'?: number
+  readonly 'image-end-offset'?: number
+  readonly 'compressed-clusters'?: number
+  readonly 'total-clusters'?: number
+  readonly corruptions?: number
+  readonly 'corruptions-fixed'?: number
+  readonly 'check-errors': number
+  readonly leaks?: number
+  readonly 'leaks-fixed'?: number
+  readonly 'allocated-clusters'?: number
+  readonly filename: string
+  readonly format: string
+  readonly 'fragmented-clusters'?: number
 }
 
 export interface CheckImageOptions {
@@ -22,7 +27,7 @@ export interface CheckImageOptions {
   /** Name of the image in the result; default: the node's file name. */
   readonly label?: string | undefined
   readonly signal?: AbortSignal | undefined
-  /** Called with each line about an inconsistency as it is found, in order. */
+  /** Called with each line about an inconsistency, in order, once the run that found it is over. */
   readonly message?: ((line: string) => void) | undefined
   /** Called after repairs and before the second check, with what was repaired. */
   readonly onRepaired?: ((leaks: number, corruptions: number) => void) | undefined
@@ -38,6 +43,8 @@ export interface CheckImageResult {
   readonly messages: readonly string[]
 }
 
+const noFix: CheckFix = { leaks: false, errors: false }
+
 /**
  * Checks an image and repairs it if asked to; after repairs it is checked again and the result is
  * that of the second run, with the numbers of repairs of the first.
@@ -45,10 +52,90 @@ export interface CheckImageResult {
  * @throws BlockError `ENOTSUP` `This image format does not support checks` (exit code 63).
  */
 export async function checkImage(image: Backend, options: CheckImageOptions = {}): Promise<CheckImageResult> {
-  throw new Error(`unfinished ${String(image)} ${String(options)}`)
+  const { node } = image
+  const messages: string[] = []
+  const run = async (fix: CheckFix): Promise<CheckResult> => {
+    throwIfAborted(options.signal)
+    const result = await checkNode(node, fix, options.signal)
+    for (const line of result.messages) {
+      messages.push(line)
+      options.message?.(line)
+    }
+    return result
+  }
+  let result = await run(options.fix ?? noFix)
+  const { leaksFixed, corruptionsFixed } = result
+  const repaired = leaksFixed > 0 || corruptionsFixed > 0
+  if (repaired) {
+    options.onRepaired?.(leaksFixed, corruptionsFixed)
+    result = { ...(await run(noFix)), leaksFixed, corruptionsFixed }
+  }
+  const check = imageCheck(result, options.label ?? node.filename, node.driver?.name ?? '')
+  return { check, repaired, exitCode: exitCodeOf(result), messages }
 }
 
-/** The human report of a check, lines without newline at the end, as `qemu-img check` prints it on stdout. */
+function exitCodeOf(result: CheckResult): 0 | 1 | 2 | 3 {
+  if (result.checkErrors > 0) {
+    return 1
+  }
+  return result.corruptions > 0 ? 2 : result.leaks > 0 ? 3 : 0
+}
+
+function imageCheck(result: CheckResult, filename: string, format: string): ImageCheck {
+  const counted = (key: keyof ImageCheck, count: number): Partial<ImageCheck> =>
+    count === 0 ? {} : { [key]: count }
+  return inQemuOrder<ImageCheck>({
+    filename,
+    format,
+    'check-errors': result.checkErrors,
+    ...counted('image-end-offset', result.imageEndOffset),
+    ...counted('corruptions', result.corruptions),
+    ...counted('leaks', result.leaks),
+    ...counted('corruptions-fixed', result.corruptionsFixed),
+    ...counted('leaks-fixed', result.leaksFixed),
+    ...counted('total-clusters', result.totalClusters),
+    ...counted('allocated-clusters', result.allocatedClusters),
+    ...counted('fragmented-clusters', result.fragmentedClusters),
+    ...counted('compressed-clusters', result.compressedClusters),
+  })
+}
+
+/** The report of a check as `qemu-img check` prints it on standard output, by lines. */
 export function checkReport(check: ImageCheck): string[] {
-  throw new Error(`unfinished ${String(check)}`)
+  const lines: string[] = []
+  const { corruptions = 0, leaks = 0, 'check-errors': errors } = check
+  if (corruptions === 0 && leaks === 0 && errors === 0) {
+    lines.push('No errors were found on the image.')
+  }
+  if (corruptions > 0) {
+    lines.push(
+      '',
+      `${corruptions} errors were found on the image.`,
+      'Data may be corrupted, or further writes to the image may corrupt it.',
+    )
+  }
+  if (leaks > 0) {
+    lines.push(
+      '',
+      `${leaks} leaked clusters were found on the image.`,
+      'This means waste of disk space, but no harm to data.',
+    )
+  }
+  if (errors > 0) {
+    lines.push('', `${errors} internal errors have occurred during the check.`)
+  }
+  const { 'total-clusters': total = 0, 'allocated-clusters': allocated = 0 } = check
+  if (total > 0 && allocated > 0) {
+    const percent = (part: number, whole: number): string => `${((part * 100) / whole).toFixed(2)}%`
+    lines.push(
+      `${allocated}/${total} = ${percent(allocated, total)} allocated, ` +
+        `${percent(check['fragmented-clusters'] ?? 0, allocated)} fragmented, ` +
+        `${percent(check['compressed-clusters'] ?? 0, allocated)} compressed clusters`,
+    )
+  }
+  const end = check['image-end-offset'] ?? 0
+  if (end > 0) {
+    lines.push(`Image end offset: ${end}`)
+  }
+  return lines
 }

@@ -191,11 +191,8 @@ function finish(
     return wait === undefined ? limitTo(out, length) : limitLater(wait, out, length)
   }
   out.allocated ||= out.data || out.zero
-  if (!out.allocated && (want === 'zero' || !node.supportsBacking)) {
-    const backing = node.backingNode
-    if (!node.supportsBacking || backing === undefined) {
-      out.zero = want === 'zero' || out.zero
-    }
+  if (!out.allocated && want === 'zero' && node.supportsBacking && node.backingNode === undefined) {
+    out.zero = true
   }
   if ((sink.flags & ExtentFlags.recurse) !== 0 && want === 'zero' && out.data && below !== undefined) {
     const child = new BlockStatus()

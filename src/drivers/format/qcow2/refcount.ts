@@ -311,6 +311,7 @@ export class Refcounts {
         await this.growTable(used * blockEntries * clusterSize, 0, false, tableIndex, offset)
       } catch (error) {
         meta.blocks.discard(offset)
+        meta.allocator.ban(place, 1)
         throw error
       }
     }
@@ -333,9 +334,9 @@ export class Refcounts {
   }
 
   /**
-   * Moves the refcount table to a larger one at `start` or beyond, together with the blocks needed
-   * to count the new structures and `extra` clusters that the caller is going to allocate at `start`.
-   * Nothing at or after `start` (a cluster boundary) may be in use. The switch is one header write.
+   * Moves the refcount table to a larger one at `start`, behind new blocks that count the new
+   * structures and `extra` clusters that the caller is going to allocate behind them. Nothing at or
+   * after `start` (a cluster boundary) may be in use. The switch is one header write.
    *
    * @param extra clusters
    * @param exact no room for further growth
@@ -373,14 +374,17 @@ export class Refcounts {
     for (let i = firstBlock; i < total; i++) {
       missing += table[i] === 0 ? 1 : 0
     }
-    const tableOffset = start + (extra + missing) * clusterSize
+    const tableOffset = start + missing * clusterSize
     const end = tableOffset + tableClusters * clusterSize
     const created: number[] = []
     try {
-      await this.#fillBlocks(table, firstBlock, total, start, extra, end, created)
+      await this.#fillBlocks(table, firstBlock, total, start, end, created)
       await meta.flushBlocks()
+      await meta.writeThrough(tableOffset, tableBytes(table))
       await this.#switchTable(table, tableOffset, tableClusters)
     } catch (error) {
+      // The header on disk may name the new table all the same: it must not be overwritten.
+      meta.allocator.ban(start / clusterSize, (end - start) / clusterSize)
       for (const offset of created) {
         meta.blocks.discard(offset)
       }
@@ -389,21 +393,18 @@ export class Refcounts {
     return end
   }
 
-  /** Counts the clusters of the new structures, in new blocks right behind `extra` clusters where blocks are missing. */
+  /** Counts the clusters from `start` to `end`, in new blocks placed from `start` on where blocks are missing. */
   async #fillBlocks(
     table: Float64Array,
     firstBlock: number,
     total: number,
     start: number,
-    extra: number,
     end: number,
     created: number[],
   ): Promise<void> {
     const { blocks, geometry } = this.#meta
     const { clusterSize, blockEntries } = geometry
-    const firstCluster = start / clusterSize + extra
-    const endCluster = end / clusterSize
-    let place = start + extra * clusterSize
+    let place = start
     for (let i = firstBlock; i < total; i++) {
       let block: CachedTable
       const offset = table[i] ?? 0
@@ -416,8 +417,8 @@ export class Refcounts {
         block = await blocks.load(offset)
       }
       try {
-        const from = Math.max(firstCluster, i * blockEntries)
-        const to = Math.min(endCluster, (i + 1) * blockEntries)
+        const from = Math.max(start / clusterSize, i * blockEntries)
+        const to = Math.min(end / clusterSize, (i + 1) * blockEntries)
         for (let cluster = from; cluster < to; cluster++) {
           this.format.add(block, cluster % blockEntries, 1)
         }
@@ -432,19 +433,12 @@ export class Refcounts {
 
   async #switchTable(table: Float64Array, offset: number, clusters: number): Promise<void> {
     const { header, geometry } = this.#meta
-    await this.#meta.writeThrough(offset, tableBytes(table))
     const field = new Uint8Array(12)
     const view = new DataView(field.buffer)
     view.setUint32(0, Math.floor(offset / 0x100000000))
     view.setUint32(4, offset % 0x100000000)
     view.setUint32(8, clusters)
-    try {
-      await this.#meta.writeThrough(headerTableField, field)
-    } catch (error) {
-      // The header on disk may name the new table already: it must not be overwritten.
-      this.#meta.allocator.ban(offset / geometry.clusterSize, clusters)
-      throw error
-    }
+    await this.#meta.writeThrough(headerTableField, field)
     const oldOffset = header.refcountTableOffset
     const oldBytes = header.refcountTableClusters * geometry.clusterSize
     this.#table = table

@@ -4,6 +4,7 @@ import {
   type BlockNode,
   type DriverInfo,
   type DriverState,
+  defaultChildPermissions,
   hasZeroInit,
   Perm,
   probeAll,
@@ -11,7 +12,6 @@ import {
   type TruncateOptions,
   truncateNode,
 } from '../../../graph/index.js'
-import { defaultChildPermissions } from '../../../graph/permissions.js'
 import {
   type KernelCopyPlace,
   type KernelCopyTarget,

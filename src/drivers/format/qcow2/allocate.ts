@@ -1,0 +1,310 @@
+import { codeOf, ioError, strerror } from '../../../errors/index.js'
+import { IndexRanges } from '../../../formatkit/index.js'
+import { maxHostOffset } from './geometry.js'
+import type { Qcow2Metadata } from './metadata.js'
+
+/** Why clusters become free; decides whether the file below is told (options `pass-discard-*`). */
+export type FreeReason = 'never' | 'always' | 'request' | 'snapshot' | 'other'
+
+export type DiscardPolicy = Readonly<Record<FreeReason, boolean>>
+
+/** Runs of clusters waiting for {@link Qcow2Metadata.flushL2}; more than this and one is due. */
+export const maxUnlinkedRuns = 4096
+
+/**
+ * Finds and frees host clusters: first fit from a moving index, in the order that QEMU has.
+ *
+ * A freed cluster is used again only when two things are true: the L2 table on disk does not point
+ * to it any more, and no request that was in flight when it was freed can still touch it. Until then
+ * its refcount is 0 but the search passes it by, or flushes first.
+ *
+ * `async` methods are called with the metadata lock held, `try…` ones while it is free or held.
+ */
+export class ClusterAllocator {
+  readonly #meta: Qcow2Metadata
+  readonly discards: DiscardPolicy
+  /** Where the search starts: everything below is in use, or was when it was looked at. Clusters. */
+  #next = 0
+  /** Where the next compressed cluster goes: the unused rest of a cluster. 0: none. Bytes. */
+  #nextByte = 0
+  /** Freed, but a request in flight may still read or write it. */
+  readonly #held = new IndexRanges()
+  /** Freed, but the L2 table on disk may still point to it. */
+  readonly #unlinked = new IndexRanges()
+  /** Never to be used: a failed write may have made something on disk point to it. */
+  readonly #banned = new IndexRanges()
+  /** Freed, and the file shall be told. */
+  readonly #toDiscard = new IndexRanges()
+
+  constructor(meta: Qcow2Metadata, discards: DiscardPolicy) {
+    this.#meta = meta
+    this.discards = discards
+  }
+
+  /** Lets the search begin at `cluster` if it would begin later. */
+  searchFrom(cluster: number): void {
+    this.#next = Math.min(this.#next, cluster)
+  }
+
+  /** Starts over: another part of the driver has changed refcounts in the file. */
+  reset(): void {
+    this.#next = 0
+    this.#nextByte = 0
+  }
+
+  /** Excludes clusters from use for as long as the image is open. */
+  ban(first: number, count: number): void {
+    this.#banned.add(first, first + count)
+  }
+
+  #isBlocked(cluster: number): boolean {
+    return (
+      (!this.#held.isEmpty && this.#held.has(cluster)) ||
+      (!this.#banned.isEmpty && this.#banned.has(cluster))
+    )
+  }
+
+  /**
+   * Allocates `count` clusters in a row and counts them, if everything needed is in memory.
+   *
+   * @returns their offset in bytes, or -1: {@link allocate} is needed
+   */
+  tryAllocate(count: number): number {
+    const { refcounts } = this.#meta
+    let at = this.#next
+    let run = 0
+    while (run < count) {
+      const free = refcounts.nextFree(at)
+      if (free < 0 || !refcounts.hasBlock(at)) {
+        return -1
+      }
+      if (free !== at) {
+        at = free
+        run = 0
+        continue
+      }
+      if (this.#isBlocked(at)) {
+        run = 0
+      } else if (!this.#unlinked.isEmpty && this.#unlinked.has(at)) {
+        return -1
+      } else {
+        run++
+      }
+      at++
+    }
+    if (!refcounts.tryIncrease(at - count, count)) {
+      return -1
+    }
+    this.#next = at
+    return (at - count) * this.#meta.geometry.clusterSize
+  }
+
+  /**
+   * Allocates up to `count` clusters in a row at exactly `offset`, if everything needed is in memory.
+   *
+   * @returns how many were free, or -1: {@link allocateAt} is needed
+   */
+  tryAllocateAt(offset: number, count: number): number {
+    const { refcounts, geometry } = this.#meta
+    const first = offset / geometry.clusterSize
+    let run = 0
+    while (run < count) {
+      const refcount = refcounts.peek(first + run)
+      if (refcount < 0 || !refcounts.hasBlock(first + run)) {
+        return -1
+      }
+      if (refcount !== 0 || this.#isBlocked(first + run)) {
+        break
+      }
+      if (this.#unlinked.has(first + run)) {
+        return -1
+      }
+      run++
+    }
+    return run === 0 || refcounts.tryIncrease(first, run) ? run : -1
+  }
+
+  /** Allocates `count` clusters in a row and counts them. Returns their offset in bytes. */
+  async allocate(count: number, maxOffset = maxHostOffset): Promise<number> {
+    for (;;) {
+      const first = await this.findFree(count, maxOffset)
+      if (await this.#meta.refcounts.increase(first, count)) {
+        return first * this.#meta.geometry.clusterSize
+      }
+    }
+  }
+
+  /** Allocates up to `count` clusters in a row at exactly `offset`; returns how many were free. */
+  async allocateAt(offset: number, count: number): Promise<number> {
+    const { refcounts, geometry } = this.#meta
+    const first = offset / geometry.clusterSize
+    for (;;) {
+      let run = 0
+      while (run < count) {
+        if ((await refcounts.get(first + run)) !== 0 || this.#isBlocked(first + run)) {
+          break
+        }
+        if (this.#unlinked.has(first + run)) {
+          await this.#meta.flushL2()
+        }
+        run++
+      }
+      if (run === 0 || (await refcounts.increase(first, run))) {
+        return run
+      }
+    }
+  }
+
+  /** Finds `count` free clusters in a row without counting them; the search goes on behind them. */
+  async findFree(count: number, maxOffset = maxHostOffset): Promise<number> {
+    const { refcounts, geometry } = this.#meta
+    let at = this.#next
+    let run = 0
+    while (run < count) {
+      const free = refcounts.nextFree(at)
+      if (free < 0) {
+        await refcounts.bring(at)
+        continue
+      }
+      if (free !== at) {
+        at = free
+        run = 0
+        continue
+      }
+      if (this.#isBlocked(at)) {
+        run = 0
+      } else {
+        if (this.#unlinked.has(at)) {
+          await this.#meta.flushL2()
+        }
+        run++
+      }
+      at++
+    }
+    if (at - 1 > Math.floor(maxOffset / geometry.clusterSize)) {
+      throw ioError('EFBIG')
+    }
+    this.#next = at
+    return at - count
+  }
+
+  /**
+   * Allocates `bytes` ≤ cluster size for a compressed cluster, behind the previous one if that is
+   * possible. Every cluster it touches gets a reference.
+   */
+  async allocateBytes(bytes: number): Promise<number> {
+    const { refcounts, geometry, corruption } = this.#meta
+    const { clusterSize } = geometry
+    const maxOffset = Math.min(2 ** geometry.compressedShift - 1, maxHostOffset)
+    let offset = this.#nextByte
+    if (offset !== 0 && !(await refcounts.canIncrease(Math.floor(offset / clusterSize)))) {
+      offset = 0
+    }
+    let room = offset === 0 ? 0 : clusterSize - (offset % clusterSize)
+    for (;;) {
+      if (room < bytes) {
+        const next = (await this.findFree(1, maxOffset)) * clusterSize
+        if (next === 0) {
+          throw corruption.signal('Preventing invalid allocation of compressed cluster at offset 0')
+        }
+        if (offset === 0 || geometry.clusterEnd(offset) !== next) {
+          offset = next
+          room = clusterSize
+        } else {
+          room += clusterSize
+        }
+      }
+      const first = Math.floor(offset / clusterSize)
+      const last = Math.floor((offset + bytes - 1) / clusterSize)
+      if (await refcounts.increase(first, last - first + 1)) {
+        break
+      }
+      offset = 0
+      room = 0
+    }
+    const end = offset + bytes
+    this.#nextByte = end % clusterSize === 0 ? 0 : end
+    return offset
+  }
+
+  /**
+   * Takes a reference from the clusters that `[offset, +bytes)` touches. What cannot be freed is
+   * leaked, with a word to the user: the request at hand has succeeded all the same.
+   *
+   * @param fromL2 an L2 entry pointed there until now, so its change must reach the disk first
+   */
+  async free(offset: number, bytes: number, reason: FreeReason, fromL2: boolean): Promise<void> {
+    if (bytes === 0) {
+      return
+    }
+    const { clusterSize } = this.#meta.geometry
+    const first = Math.floor(offset / clusterSize)
+    const end = Math.floor((offset + bytes - 1) / clusterSize) + 1
+    try {
+      if (fromL2) {
+        const wait = this.#meta.blocks.orderAfter(this.#meta.l2)
+        if (wait !== undefined) {
+          await wait
+        }
+      }
+      await this.#meta.refcounts.decrease(first, end - first, (start, stop) => {
+        if (fromL2) {
+          this.#unlinked.add(start, stop)
+        }
+        this.freed(start, stop - start, reason)
+      })
+    } catch (error) {
+      this.#meta.host.warn(`qcow2_free_clusters failed: ${strerror(codeOf(error))}`)
+    }
+  }
+
+  /** Clusters have lost their last reference. */
+  freed(first: number, count: number, reason: FreeReason): void {
+    const { clusterSize } = this.#meta.geometry
+    const end = first + count
+    const open = Math.floor(this.#nextByte / clusterSize)
+    if (first <= open && open < end) {
+      this.#nextByte = 0
+    }
+    if (this.discards[reason]) {
+      this.#toDiscard.add(first, end)
+    }
+    this.#held.add(first, end)
+    this.#meta.node.requests.afterCurrent(() => {
+      this.#held.remove(first, end)
+      this.searchFrom(first)
+    })
+    this.searchFrom(first)
+  }
+
+  /** Tells the file below about the clusters freed since the last time. Advisory: failures do not matter. */
+  async passDiscards(): Promise<void> {
+    if (this.#toDiscard.isEmpty) {
+      return
+    }
+    const { file, geometry } = this.#meta
+    const runs: [number, number][] = []
+    this.#toDiscard.forEach((start, end) => runs.push([start, end]))
+    this.#toDiscard.clear()
+    for (const [start, end] of runs) {
+      try {
+        const wait = file.discard(start * geometry.clusterSize, (end - start) * geometry.clusterSize)
+        if (wait !== undefined) {
+          await wait
+        }
+      } catch {
+        // The clusters are free either way.
+      }
+    }
+  }
+
+  /** What L2 tables say is durable: clusters they no longer point to may be used again. */
+  unlinkDurable(): void {
+    this.#unlinked.clear()
+  }
+
+  /** Whether so much waits for the L2 tables to be durable that it should happen now. */
+  get unlinkedTooMany(): boolean {
+    return this.#unlinked.runs > maxUnlinkedRuns
+  }
+}

@@ -1,0 +1,363 @@
+import type { CachedTable } from '../../../formatkit/index.js'
+import type { WritePlan } from '../../../io/index.js'
+import type { Wait } from '../../../sched/index.js'
+import { hex } from './check-walk.js'
+import { compressedCookie, compressedPlace } from './compressed-cookie.js'
+import { EntryHigh, tableEntryBytes } from './constants.js'
+import { ClusterType, clusterType, hostOffset, needsAllocation } from './l2-entry.js'
+import type { L2Tables } from './l2-tables.js'
+import type { Qcow2Metadata } from './metadata.js'
+
+/** Host clusters set aside for a write, not linked yet. */
+interface Allocation {
+  /** Guest offset of the first cluster. */
+  readonly guest: number
+  readonly host: number
+  readonly clusters: number
+  /** The clusters belong to the guest clusters already (they read as zeroes): nothing to free. */
+  readonly keeps: boolean
+}
+
+/**
+ * Writes: decides where data goes and links new clusters.
+ *
+ * A cluster with one reference is overwritten in place. Everything else (unallocated, plain zero,
+ * compressed, shared with a snapshot) gets new clusters, as many in a row as the request covers
+ * within one L2 slice. Zero clusters that have host clusters of their own reuse them.
+ */
+export class ClusterWriter {
+  readonly #meta: Qcow2Metadata
+  readonly #tables: L2Tables
+  /** Where the next part of a request that was cut short begins, and where its data would be contiguous. */
+  #hintGuest = -1
+  #hintHost = 0
+  /** Host offset of clusters found by {@link #decide} that can be reused, or -1. */
+  #reuse = -1
+
+  constructor(meta: Qcow2Metadata, tables: L2Tables) {
+    this.#meta = meta
+    this.#tables = tables
+  }
+
+  /** See MapPath.resolveWrite. */
+  resolveWrite(offset: number, bytes: number, plan: WritePlan): Wait {
+    const meta = this.#meta
+    if (meta.lock.locked) {
+      return this.#resolveSlow(offset, bytes, plan)
+    }
+    const slice = this.#tables.writable(offset)
+    if (slice === undefined) {
+      return this.#resolveSlow(offset, bytes, plan)
+    }
+    const wanted = this.#decide(slice, offset, bytes, plan)
+    if (wanted === 0) {
+      return undefined
+    }
+    if (this.#reuse >= 0) {
+      this.#allocated(plan, offset, bytes, this.#reuse, wanted, true)
+      return undefined
+    }
+    let clusters = wanted
+    let host = -1
+    if (offset === this.#hintGuest) {
+      clusters = meta.allocator.tryAllocateAt(this.#hintHost, wanted)
+      host = clusters > 0 ? this.#hintHost : -1
+    }
+    if (clusters === 0) {
+      clusters = wanted
+    }
+    if (host < 0 && clusters > 0) {
+      host = meta.allocator.tryAllocate(clusters)
+    }
+    if (host <= 0) {
+      this.#unreserve(plan)
+      return this.#resolveSlow(offset, bytes, plan)
+    }
+    this.#allocated(plan, offset, bytes, host, clusters, false)
+    return undefined
+  }
+
+  async #resolveSlow(offset: number, bytes: number, plan: WritePlan): Promise<void> {
+    const meta = this.#meta
+    await meta.locked(async () => {
+      const slice = await this.#tables.makeWritable(offset)
+      let wanted: number
+      try {
+        wanted = this.#decide(slice, offset, bytes, plan)
+      } finally {
+        meta.l2.release(slice)
+      }
+      if (wanted === 0) {
+        return
+      }
+      if (this.#reuse >= 0) {
+        this.#allocated(plan, offset, bytes, this.#reuse, wanted, true)
+        return
+      }
+      try {
+        let clusters = 0
+        let host = this.#hintHost
+        if (offset === this.#hintGuest) {
+          clusters = await meta.allocator.allocateAt(host, wanted)
+        }
+        if (clusters === 0) {
+          clusters = wanted
+          host = await meta.allocator.allocate(wanted)
+        }
+        if (host === 0) {
+          throw meta.corruption.signal(
+            'Preventing invalid write on metadata (overlaps with qcow2_header)',
+          )
+        }
+        this.#allocated(plan, offset, bytes, host, clusters, false)
+      } catch (error) {
+        this.#unreserve(plan)
+        throw error
+      }
+    })
+  }
+
+  /** Gives back the guest range that the plan reserved. */
+  #unreserve(plan: WritePlan): void {
+    if (plan.lock !== undefined) {
+      this.#meta.node.allocations.release(plan.lock)
+      plan.lock = undefined
+    }
+  }
+
+  /**
+   * Fills the plan for an overwrite in place, or marks it as conflicting, and returns 0. Otherwise
+   * reserves the guest range and returns the number of clusters that need host space: those at
+   * {@link #reuse}, or new ones.
+   */
+  #decide(slice: CachedTable, offset: number, bytes: number, plan: WritePlan): number {
+    const meta = this.#meta
+    const { clusterSize } = meta.geometry
+    const { view } = slice
+    const first = this.#tables.l2Index(offset) % meta.sliceEntries
+    const inCluster = offset % clusterSize
+    const count = Math.min(
+      meta.sliceEntries - first,
+      Math.ceil((inCluster + bytes) / clusterSize),
+    )
+    const high = view.getUint32(first * tableEntryBytes)
+    const low = view.getUint32(first * tableEntryBytes + 4)
+    const isNew = needsAllocation(high, low)
+    const type = clusterType(high, low)
+    let host = 0
+    if (!isNew) {
+      host = hostOffset(high, low)
+      if (host % clusterSize !== 0) {
+        const what = type === ClusterType.normal ? 'Data' : 'Preallocated zero'
+        throw meta.corruption.signal(
+          `${what} cluster offset ${hex(host)} unaligned (guest offset: ${hex(offset)})`,
+        )
+      }
+    }
+    let run = 1
+    while (run < count) {
+      const at = (first + run) * tableEntryBytes
+      const nextHigh = view.getUint32(at)
+      const nextLow = view.getUint32(at + 4)
+      if (isNew) {
+        if (!needsAllocation(nextHigh, nextLow)) {
+          break
+        }
+      } else if (
+        needsAllocation(nextHigh, nextLow) ||
+        clusterType(nextHigh, nextLow) !== type ||
+        hostOffset(nextHigh, nextLow) !== host + run * clusterSize
+      ) {
+        break
+      }
+      run++
+    }
+    if (type === ClusterType.normal && !isNew) {
+      const covered = Math.min(bytes, run * clusterSize - inCluster)
+      plan.inPlace(covered, meta.file, host + inCluster)
+      this.#hint(offset, bytes, covered, host + inCluster)
+      return 0
+    }
+    const guest = offset - inCluster
+    const locks = meta.node.allocations
+    if (locks.size !== 0) {
+      // Stop before an allocation in flight rather than wait for it, if there is something to stop at.
+      let free = 0
+      while (free < run && !locks.isLocked(guest + free * clusterSize, guest + (free + 1) * clusterSize)) {
+        free++
+      }
+      run = Math.max(1, free)
+    }
+    if (!plan.reserve(locks, guest, guest + run * clusterSize)) {
+      return 0
+    }
+    this.#reuse = isNew ? -1 : host
+    return run
+  }
+
+  #allocated(
+    plan: WritePlan,
+    offset: number,
+    bytes: number,
+    host: number,
+    clusters: number,
+    keeps: boolean,
+  ): void {
+    const { clusterSize } = this.#meta.geometry
+    const head = offset % clusterSize
+    const covered = Math.min(bytes, clusters * clusterSize - head)
+    const token: Allocation = { guest: offset - head, host, clusters, keeps }
+    const tail = clusters * clusterSize - head - covered
+    plan.allocate(covered, this.#meta.file, host + head, head, tail, false, token)
+    this.#hint(offset, bytes, covered, host + head)
+  }
+
+  /** The rest of a request goes right behind its first part, if there is room. */
+  #hint(offset: number, bytes: number, covered: number, host: number): void {
+    this.#hintGuest = covered < bytes ? offset + covered : -1
+    this.#hintHost = host + covered
+  }
+
+  /** See MapPath.commitWrite. */
+  commitWrite(plan: WritePlan): Wait {
+    const meta = this.#meta
+    const allocation = plan.token as Allocation
+    if (!meta.lock.locked && meta.l2.canOrderAfter(meta.blocks)) {
+      const slice = this.#tables.writable(allocation.guest)
+      if (slice !== undefined && (allocation.keeps || !this.#replaces(slice, allocation))) {
+        if (plan.copied) {
+          meta.l2.orderAfterFlush()
+        }
+        const wait = meta.l2.orderAfter(meta.blocks)
+        if (wait !== undefined) {
+          throw new Error('orderAfter did I/O although it said it would not')
+        }
+        this.#link(slice, allocation)
+        return undefined
+      }
+    }
+    return this.#commitSlow(allocation, plan.copied)
+  }
+
+  async #commitSlow(allocation: Allocation, copied: boolean): Promise<void> {
+    const meta = this.#meta
+    await meta.locked(async () => {
+      const old: [number, number][] = []
+      try {
+        const slice = await this.#tables.makeWritable(allocation.guest)
+        try {
+          if (copied) {
+            meta.l2.orderAfterFlush()
+          }
+          const wait = meta.l2.orderAfter(meta.blocks)
+          if (wait !== undefined) {
+            await wait
+          }
+          this.#link(slice, allocation, old)
+        } finally {
+          meta.l2.release(slice)
+        }
+      } catch (error) {
+        await this.#giveBack(allocation)
+        throw error
+      }
+      if (!allocation.keeps) {
+        for (const [high, low] of old) {
+          await this.freeEntry(high, low, 'never')
+        }
+      }
+    })
+  }
+
+  /** Whether linking replaces entries that own host space. */
+  #replaces(slice: CachedTable, allocation: Allocation): boolean {
+    const first = this.#tables.l2Index(allocation.guest) % this.#meta.sliceEntries
+    for (let i = first; i < first + allocation.clusters; i++) {
+      const type = clusterType(
+        slice.view.getUint32(i * tableEntryBytes),
+        slice.view.getUint32(i * tableEntryBytes + 4),
+      )
+      if (type !== ClusterType.unallocated && type !== ClusterType.zeroPlain) {
+        return true
+      }
+    }
+    return false
+  }
+
+  /** Enters an allocation into the L2 table; `old` gets the entries that it replaces. */
+  #link(slice: CachedTable, allocation: Allocation, old?: [number, number][]): void {
+    const { clusterSize } = this.#meta.geometry
+    const { view } = slice
+    const first = this.#tables.l2Index(allocation.guest) % this.#meta.sliceEntries
+    for (let i = 0; i < allocation.clusters; i++) {
+      const at = (first + i) * tableEntryBytes
+      old?.push([view.getUint32(at), view.getUint32(at + 4)])
+      const host = allocation.host + i * clusterSize
+      view.setUint32(at, (Math.floor(host / 0x100000000) | EntryHigh.copied) >>> 0)
+      view.setUint32(at + 4, host % 0x100000000)
+    }
+    this.#meta.l2.markDirty(slice)
+  }
+
+  /** See MapPath.abortWrite. */
+  abortWrite(plan: WritePlan): Wait {
+    const allocation = plan.token as Allocation
+    return allocation.keeps ? undefined : this.#meta.locked(() => this.#giveBack(allocation))
+  }
+
+  async #giveBack(allocation: Allocation): Promise<void> {
+    const { allocator, geometry } = this.#meta
+    if (!allocation.keeps) {
+      const bytes = allocation.clusters * geometry.clusterSize
+      await allocator.free(allocation.host, bytes, 'never', false)
+    }
+  }
+
+  /**
+   * Links `clusters` clusters at `host` to the guest clusters from `guest` on, which lie in one slice
+   * and own nothing. The refcounts are counted already. Lock held.
+   */
+  async linkNew(guest: number, host: number, clusters: number, copied: boolean): Promise<void> {
+    const meta = this.#meta
+    const slice = await this.#tables.makeWritable(guest)
+    try {
+      if (copied) {
+        meta.l2.orderAfterFlush()
+      }
+      const wait = meta.l2.orderAfter(meta.blocks)
+      if (wait !== undefined) {
+        await wait
+      }
+      const old: [number, number][] = []
+      this.#link(slice, { guest, host, clusters, keeps: false }, old)
+      for (const [high, low] of old) {
+        await this.freeEntry(high, low, 'never')
+      }
+    } finally {
+      meta.l2.release(slice)
+    }
+  }
+
+  /** Takes the reference of an L2 entry from its host clusters, whatever their type. Lock held. */
+  async freeEntry(high: number, low: number, reason: 'never' | 'always' | 'request'): Promise<void> {
+    const { allocator, geometry, corruption } = this.#meta
+    if (clusterType(high, low) === ClusterType.compressed) {
+      const { offset, bytes } = compressedPlace(compressedCookie(high, low, geometry), geometry)
+      this.onCompressedFreed?.(offset)
+      await allocator.free(offset - (offset % 512), bytes + (offset % 512), reason, true)
+      return
+    }
+    const host = hostOffset(high, low)
+    if (host === 0) {
+      return
+    }
+    if (host % geometry.clusterSize !== 0) {
+      corruption.signal(`Cannot free unaligned cluster ${hex(host)}`, false)
+      return
+    }
+    await allocator.free(host, geometry.clusterSize, reason, true)
+  }
+
+  /** Called when a compressed cluster at this host offset loses its last guest reference. */
+  onCompressedFreed: ((offset: number) => void) | undefined = undefined
+}

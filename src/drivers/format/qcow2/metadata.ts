@@ -1,0 +1,172 @@
+import { codeOf, errnoError } from '../../../errors/index.js'
+import { TableCache } from '../../../formatkit/index.js'
+import type { BlockNode } from '../../../graph/index.js'
+import type { Host } from '../../../host/index.js'
+import type { IoNode } from '../../../io/index.js'
+import { Mutex, type Wait } from '../../../sched/index.js'
+import { ClusterAllocator, type DiscardPolicy } from './allocate.js'
+import type { CacheSizes } from './cache-sizes.js'
+import { tableEntryBytes } from './constants.js'
+import { CorruptionReport } from './corruption.js'
+import { readPadded } from './file-read.js'
+import { Geometry } from './geometry.js'
+import { type Qcow2Header, serializeHeader } from './header.js'
+import { L1Table } from './l1-table.js'
+import { Refcounts } from './refcount.js'
+
+export interface MetadataOptions {
+  readonly node: IoNode
+  readonly file: BlockNode
+  readonly host: Host
+  readonly header: Qcow2Header
+  readonly caches: CacheSizes
+  readonly discards: DiscardPolicy
+}
+
+/**
+ * The metadata of an open image as it is in memory, with the rules that keep the image consistent
+ * whenever the power goes:
+ *
+ * - refcount before reference: the L2 cache is written after the refcount cache;
+ * - unreference before free: the refcount cache is written after the L2 cache;
+ * - copied data before link: the L2 cache is written after a flush;
+ * - a new table before the pointer to it; the header last.
+ *
+ * What a crash leaves behind may be leaked clusters, never a reference without a count.
+ *
+ * Whoever must await in the middle of a change holds {@link lock}. A change that awaits nothing needs
+ * only look that nobody holds it. Reading metadata needs no lock.
+ */
+export class Qcow2Metadata {
+  readonly node: IoNode
+  readonly file: BlockNode
+  readonly host: Host
+  readonly header: Qcow2Header
+  readonly geometry: Geometry
+  readonly lock = new Mutex()
+  readonly l1 = new L1Table(0, new Uint8Array(0))
+  /** Slices of L2 tables. */
+  readonly l2: TableCache
+  /** Entries of an L2 slice. */
+  readonly sliceEntries: number
+  /** Refcount blocks. */
+  readonly blocks: TableCache
+  readonly refcounts: Refcounts
+  readonly allocator: ClusterAllocator
+  readonly corruption: CorruptionReport
+  #loaded = false
+
+  constructor(options: MetadataOptions) {
+    const { node, file, host, header, caches } = options
+    this.node = node
+    this.file = file
+    this.host = host
+    this.header = header
+    this.geometry = new Geometry(header)
+    this.l2 = new TableCache(file, caches.l2EntryBytes, caches.l2Entries)
+    this.sliceEntries = caches.l2EntryBytes / tableEntryBytes
+    this.blocks = new TableCache(file, header.clusterSize, caches.refcountEntries)
+    this.refcounts = new Refcounts(this)
+    this.allocator = new ClusterAllocator(this, options.discards)
+    this.corruption = new CorruptionReport(this)
+  }
+
+  /** Whether the L1 table and the refcount table are in memory. */
+  get loaded(): boolean {
+    return this.#loaded
+  }
+
+  /** Reads the L1 table and the refcount table. */
+  async load(): Promise<void> {
+    const { header } = this
+    const l1 = new Uint8Array(header.l1Size * tableEntryBytes)
+    await this.#read(header.l1TableOffset, l1, 'Could not read L1 table')
+    const table = new Uint8Array(header.refcountTableClusters * header.clusterSize)
+    await this.#read(header.refcountTableOffset, table, 'Could not initialize refcount handling')
+    this.l1.replace(header.l1TableOffset, l1)
+    this.refcounts.setTable(table)
+    this.#loaded = true
+  }
+
+  async #read(offset: number, into: Uint8Array, failure: string): Promise<void> {
+    try {
+      const wait = readPadded(this.file, offset, into)
+      if (wait !== undefined) {
+        await wait
+      }
+    } catch (error) {
+      throw errnoError(codeOf(error), failure, { cause: error })
+    }
+  }
+
+  /** Runs `body` with the metadata lock held. */
+  async locked<T>(body: () => Promise<T>): Promise<T> {
+    return await this.lock.run(body)
+  }
+
+  /** File offset of the cached slice that holds entry `index` of the L2 table at `tableOffset`. */
+  sliceOffset(tableOffset: number, index: number): number {
+    return tableOffset + (index - (index % this.sliceEntries)) * tableEntryBytes
+  }
+
+  /** Brings a slice of an L2 table into the cache and pins it, for reading: the lock is taken only if needed. */
+  async loadForRead(sliceOffset: number) {
+    if (this.l2.canLoad(sliceOffset)) {
+      return await this.l2.load(sliceOffset)
+    }
+    return await this.locked(() => this.l2.load(sliceOffset))
+  }
+
+  /** Makes what L2 tables say durable. Freed clusters that waited for that may be used again. */
+  async flushL2(): Promise<void> {
+    const wait = this.l2.flush()
+    if (wait !== undefined) {
+      await wait
+    }
+    this.allocator.unlinkDurable()
+  }
+
+  /** Makes refcounts durable. */
+  async flushBlocks(): Promise<void> {
+    const wait = this.blocks.flush()
+    if (wait !== undefined) {
+      await wait
+    }
+  }
+
+  /** Writes both caches to the file, in order; not durable before the file is flushed. Lock held. */
+  async writeCaches(): Promise<void> {
+    const l2 = this.l2.writeBack()
+    if (l2 !== undefined) {
+      await l2
+    }
+    const blocks = this.blocks.writeBack()
+    if (blocks !== undefined) {
+      await blocks
+    }
+  }
+
+  /** Writes to the file and waits until it is durable. */
+  async writeThrough(offset: number, bytes: Uint8Array): Promise<void> {
+    const written = this.file.write(offset, bytes.length, bytes, 0, 0)
+    if (written !== undefined) {
+      await written
+    }
+    const flushed = this.file.flush()
+    if (flushed !== undefined) {
+      await flushed
+    }
+  }
+
+  /** Writes the whole header cluster. Throws ENOSPC if it does not fit. */
+  async writeHeader(): Promise<void> {
+    await this.writeThrough(0, serializeHeader(this.header))
+  }
+
+  /** Hands all changes to the file, for a flush of the node. */
+  flushToOs(): Wait {
+    return this.l2.isDirty || this.blocks.isDirty || this.lock.locked
+      ? this.locked(() => this.writeCaches())
+      : undefined
+  }
+}
