@@ -15,6 +15,11 @@ export class IndexRanges {
     return this.#edges.length === 0
   }
 
+  /** The largest member plus 1; 0 for the empty set. */
+  get end(): number {
+    return this.#edges.at(-1) ?? 0
+  }
+
   /** Index of the first edge that is greater than `value`. */
   #above(value: number): number {
     let low = 0

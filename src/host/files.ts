@@ -79,6 +79,11 @@ export interface HostFile {
    */
   copyTo(offset: number, target: HostFile, targetOffset: number, bytes: number): Maybe<number | undefined>
 
+  /** Turns copy-on-write off for a new, empty file, where the file system has such a thing. */
+  setNoCopyOnWrite?(): void
+  /** Asks for extents of `bytes` (0: no wish). False: the file system has no such thing. */
+  setExtentSizeHint?(bytes: number): boolean
+
   /** Drops cached pages of the range, if the platform can. */
   dropCache(offset: number, bytes: number): void
 

@@ -1,13 +1,31 @@
-import type { BlockLayer } from '../graph/index.js'
-import type { CreateOptionInput } from './create-options.js'
-import type { LongRun } from './long-run.js'
-import type { ImageSpec } from './open.js'
+import { blockError, prefixed } from '../errors/index.js'
+import {
+  type Backend,
+  type BlockLayer,
+  type BlockNode,
+  backingChainNext,
+  createWithDriver,
+  hasZeroInit,
+  skipFilters,
+} from '../graph/index.js'
+import { ConvertPipeline } from './convert-pipeline.js'
+import { ConvertPlan } from './convert-plan.js'
+import { ConvertSources } from './convert-source.js'
+import { NewImagePlace } from './convert-target.js'
+import { setBackingOptions } from './create.js'
+import { type CreateOptionInput, CreateOptions, createTarget } from './create-options.js'
+import { driverInfo } from './info.js'
+import { type LongRun, throwIfAborted } from './long-run.js'
+import { cacheModeOf, type ImageSpec, imageLabel, openImage } from './open.js'
+import { RateLimit } from './rate-limit.js'
+import { sectorBytes } from './sectors.js'
 
 export interface ConvertOptions extends LongRun {
   /** Concatenated in order. */
   readonly sources: readonly (ImageSpec | string)[]
+  /** With `options` in it, {@link targetImageOptions} is implied. */
   readonly target: ImageSpec | string
-  /** Target format; default `raw`. With `target.options` the format is theirs. */
+  /** Target format; default `raw`, or what the target's own options say. */
   readonly format?: string | undefined
   /** `-o`. */
   readonly options?: CreateOptionInput | undefined
@@ -27,8 +45,6 @@ export interface ConvertOptions extends LongRun {
   readonly skipCreate?: boolean | undefined
   /** `--target-is-zero`; needs `skipCreate`. */
   readonly targetIsZero?: boolean | undefined
-  /** `--target-image-opts`: the target is given as options; needs `skipCreate`. */
-  readonly targetImageOptions?: boolean | undefined
   /** `-l`: id or name of an internal snapshot of the only source. */
   readonly snapshot?: string | undefined
   /** `-r`: bytes per second written to the target at most. */
@@ -46,22 +62,290 @@ export interface ConvertOptions extends LongRun {
 }
 
 export interface ConvertResult {
-  /** Guest bytes of the target. */
+  /** Guest bytes of the sources together. */
   readonly size: number
-  /** Bytes that were read and written as data, as the status of the source told beforehand. */
+  /** Bytes that were read as data; the rest was known to be zero or to be in the backing file. */
   readonly dataBytes: number
 }
+
+const maxParallel = 16
+/** Bytes moved at a time, and the most that a target may ask for instead. */
+const bufferBytes = 2 * 1024 * 1024
+const maxBufferBytes = 16 * 1024 * 1024
 
 /**
  * Converts images: `qemu-img convert`.
  *
- * A target that is a plain new file is written under a temporary name beside its place and renamed
- * when it is complete, so whatever goes wrong, even a killed process, leaves nothing half-written under its
- * name. A file that existed before is overwritten in place, as QEMU does: replacing it would lose its
- * permissions, links and locks. Nothing is touched before sources and options have been checked.
+ * A target that is a plain new file appears under its name when it is complete, see
+ * {@link NewImagePlace}; so whatever goes wrong leaves nothing half-written there. A file that existed
+ * before is overwritten in place, as QEMU does, but not before sources and options have been checked.
  *
  * @throws BlockError with QEMU's text.
  */
 export async function convertImage(layer: BlockLayer, options: ConvertOptions): Promise<ConvertResult> {
-  throw new Error(`unfinished ${String(layer)} ${String(options)}`)
+  checkCombination(options)
+  throwIfAborted(options.signal)
+  const warn = options.warn ?? ((text: string) => layer.host.warn(`warning: ${text}`))
+  const sources = await ConvertSources.open(layer, options.sources, {
+    cache: options.sourceCache ?? 'writeback',
+    salvage: options.salvage === true,
+    warn: options.quiet === true ? () => undefined : warn,
+  })
+  try {
+    return await convertSources(layer, sources, options)
+  } finally {
+    await sources.close()
+  }
+}
+
+/** Converts sources that are open already; the caller closes them. */
+export async function convertSources(
+  layer: BlockLayer,
+  sources: ConvertSources,
+  options: ConvertOptions,
+): Promise<ConvertResult> {
+  checkSnapshot(sources, options.snapshot)
+  const values = options.skipCreate === true ? undefined : createValues(layer, sources, options)
+  const backing = values?.text('backing_file') ?? options.backing?.file
+  checkTarget(sources, options, values, backing)
+  if (values === undefined) {
+    return await convertInto(layer, sources, options, options.target, backing !== undefined)
+  }
+  const { driver } = values.target
+  const filename = imageLabel(options.target)
+  const place = new NewImagePlace(layer, filename)
+  try {
+    try {
+      await createWithDriver(layer, driver, place.workName, values.values())
+    } catch (error) {
+      throw prefixed(error, `${filename}: error while converting ${driver.name}: `)
+    }
+    const target = { filename: place.workName, format: driver.name, label: filename }
+    const result = await convertInto(layer, sources, options, target, backing !== undefined)
+    place.commit()
+    return result
+  } catch (error) {
+    place.rollback()
+    throw place.named(error)
+  }
+}
+
+function refuse(text: string): never {
+  throw blockError('EINVAL', text)
+}
+
+/** What can be said about the options before anything is opened. */
+function checkCombination(options: ConvertOptions): void {
+  const { parallel = 8, sparseSize = 4096 } = options
+  if (!Number.isInteger(parallel) || parallel < 1 || parallel > maxParallel) {
+    refuse(
+      'Invalid number of coroutines. ' +
+        `Allowed number of coroutines is between 1 and ${maxParallel}`,
+    )
+  }
+  if (!(sparseSize >= 0 && sparseSize <= maxBufferBytes && sparseSize % sectorBytes === 0)) {
+    refuse(
+      'Invalid buffer size for sparse output specified. Valid sizes are multiples of ' +
+        `${sectorBytes} up to ${maxBufferBytes}. Select 0 to disable sparse detection ` +
+        '(fully allocates output).',
+    )
+  }
+  if (options.copyOffload === true) {
+    if (options.compress === true) {
+      refuse('Cannot enable copy offloading when -c is used')
+    }
+    if (options.sparseSize !== undefined) {
+      refuse('Cannot enable copy offloading when -S is used')
+    }
+    if (options.salvage === true) {
+      refuse('Cannot use copy offloading in salvaging mode')
+    }
+  }
+  const byOptions = typeof options.target !== 'string' && options.target.options !== undefined
+  if (byOptions && options.skipCreate !== true) {
+    refuse('--target-image-opts requires use of -n flag')
+  }
+  if (options.skipCreate === true && options.options !== undefined) {
+    refuse('-o has no effect when skipping image creation')
+  }
+  if (options.targetIsZero === true && options.skipCreate !== true) {
+    refuse('--target-is-zero requires use of -n flag')
+  }
+  if (options.sources.length === 0) {
+    refuse('Must specify image file name')
+  }
+  cacheModeOf(options.sourceCache ?? 'writeback', 'source')
+}
+
+function checkSnapshot(sources: ConvertSources, wanted: string | undefined): void {
+  if (wanted === undefined) {
+    return
+  }
+  if (sources.count > 1) {
+    refuse('No support for concatenating multiple snapshot')
+  }
+  const node = sources.first
+  const format = node.driver?.name ?? ''
+  const known = node.state?.snapshots?.()
+  if (known === undefined) {
+    throw blockError(
+      'ENOTSUP',
+      `Failed to load snapshot: Block format '${format}' used by device '' does not support ` +
+        'temporarily loading internal snapshots',
+    )
+  }
+  if (!known.some((snapshot) => snapshot.id === wanted || snapshot.name === wanted)) {
+    throw blockError('ENOENT', "Failed to load snapshot: Can't find snapshot")
+  }
+  throw blockError(
+    'ENOTSUP',
+    `Failed to load snapshot: reading internal snapshots of ${format} images is not supported by this version`,
+  )
+}
+
+/** The create options of the new target. */
+function createValues(layer: BlockLayer, sources: ConvertSources, options: ConvertOptions): CreateOptions {
+  const format = options.format ?? 'raw'
+  const values = new CreateOptions(createTarget(layer, format, imageLabel(options.target)), options.options)
+  values.set('size', sources.length)
+  setBackingOptions(values, format, options.backing?.file, options.backing?.format)
+  return values
+}
+
+function checkTarget(
+  sources: ConvertSources,
+  options: ConvertOptions,
+  values: CreateOptions | undefined,
+  backing: string | undefined,
+): void {
+  if (options.targetIsZero === true && backing !== undefined) {
+    refuse('Cannot use --target-is-zero when the destination image has a backing file')
+  }
+  if (sources.count > 1 && backing !== undefined) {
+    refuse('Having a backing file for the target makes no sense when concatenating multiple input images')
+  }
+  if (values === undefined) {
+    return
+  }
+  if (backing !== undefined && values.text('backing_fmt') === undefined) {
+    refuse('Use of backing file requires explicit backing format')
+  }
+  if (options.compress === true) {
+    if (values.flag('encryption') || values.text('encrypt.format') !== undefined) {
+      refuse('Compression and encryption not supported at the same time')
+    }
+    if ((values.text('preallocation') ?? 'off') !== 'off') {
+      refuse('Compression and preallocation not supported at the same time')
+    }
+  }
+  cacheModeOf(options.cache ?? 'unsafe', 'target')
+}
+
+/** Opens the target and fills it. */
+async function convertInto(
+  layer: BlockLayer,
+  sources: ConvertSources,
+  options: ConvertOptions,
+  spec: ImageSpec | string,
+  hasBacking: boolean,
+): Promise<ConvertResult> {
+  const cache = options.cache ?? 'unsafe'
+  const { direct } = cacheModeOf(cache, 'target')
+  const sparseBytes = options.sparseSize ?? 4096
+  const named = typeof spec === 'string' ? { filename: spec } : spec
+  const byOptions = named.options !== undefined
+  const image = byOptions ? named : { ...named, format: named.format ?? options.format ?? 'raw' }
+  const target = await openImage(layer, image, {
+    write: true,
+    unmap: sparseBytes > 0,
+    // With O_DIRECT the end of a file may have to move to a whole block.
+    resize: direct,
+    cache,
+    cacheOf: 'target',
+  })
+  let result: ConvertResult
+  try {
+    result = await fill(sources, target, options, sparseBytes, hasBacking)
+    const wait = target.flush()
+    if (wait !== undefined) {
+      await wait
+    }
+  } catch (error) {
+    await closeQuietly(target)
+    throw error
+  }
+  await target.close()
+  return result
+}
+
+/** Closes after a failure: it is the failure that counts. */
+async function closeQuietly(target: Backend): Promise<void> {
+  try {
+    await target.close()
+  } catch (error) {
+    if (!(error instanceof Error)) {
+      throw error
+    }
+  }
+}
+
+async function fill(
+  sources: ConvertSources,
+  target: Backend,
+  options: ConvertOptions,
+  sparseBytes: number,
+  hasBacking: boolean,
+): Promise<ConvertResult> {
+  const node = skipFilters(target.node) ?? target.node
+  const isNew = options.skipCreate !== true
+  const asked = options.compress === true
+  if (asked && node.map?.writeCompressed === undefined) {
+    throw blockError('ENOTSUP', 'Compression not supported for this file format')
+  }
+  if (!isNew && target.length < sources.length) {
+    refuse('output file is smaller than input file')
+  }
+  const info = driverInfo(node)
+  if (asked && info === undefined) {
+    throw blockError('ENOTSUP', 'could not get block driver info')
+  }
+  const compress = asked || info?.needsCompressedWrites === true
+  const clusterBytes = info?.clusterSize ?? 0
+  const limits = node.limits
+  const most = Math.max(bufferBytes, limits.optTransfer, limits.discardAlignment)
+  const bytes = Math.floor(Math.min(maxBufferBytes, most) / sectorBytes) * sectorBytes
+  if (compress && (clusterBytes < sectorBytes || clusterBytes > bytes)) {
+    refuse('invalid cluster size')
+  }
+  const targetIsZero =
+    options.targetIsZero === true || (isNew && sparseBytes > 0 && !hasBacking && hasZeroInit(target.node))
+  const step = compress ? clusterBytes : bytes
+  const plan = new ConvertPlan(sources, {
+    bufferBytes: step,
+    compress,
+    clusterBytes,
+    targetHasBacking: hasBacking,
+    targetBackingLength: hasBacking ? backingChainNext(node)?.length : undefined,
+  })
+  const pipeline = new ConvertPipeline(sources, plan, target, {
+    signal: options.signal,
+    progress: options.progress,
+    bufferBytes: step,
+    compress,
+    copyOffload: options.copyOffload === true,
+    parallel: options.parallel ?? 8,
+    outOfOrder: options.outOfOrder === true,
+    sparseBytes,
+    alignment: writeAlignment(target.node, sparseBytes),
+    targetIsZero,
+    rateLimit: options.rateLimit === undefined ? undefined : new RateLimit(options.rateLimit),
+  })
+  await pipeline.run()
+  return { size: sources.length, dataBytes: pipeline.dataBytes }
+}
+
+/** What writes should start and end at so that the target need not read first. Bytes, a power of two. */
+function writeAlignment(node: BlockNode, sparseBytes: number): number {
+  const sparse = sparseBytes === 0 ? sectorBytes : 2 ** Math.floor(Math.log2(sparseBytes))
+  return Math.max(sectorBytes, sparse, node.limits.requestAlignment)
 }

@@ -1,4 +1,4 @@
-import { blockError, prefixed } from '../errors/index.js'
+import { blockError, isBlockError } from '../errors/index.js'
 import type { Backend, BlockLayer, MeasureResult } from '../graph/index.js'
 import { type CreateOptionInput, CreateOptions } from './create-options.js'
 
@@ -12,26 +12,38 @@ export interface MeasureImageOptions {
   readonly size?: number | undefined
 }
 
-/** What a measurement needs of the target: its driver and its options. */
-export class MeasureTarget {
-  readonly values: CreateOptions
+/** What errors in the create options are marked with. */
+const optionsPlace = 'measure options'
 
-  /**
-   * @throws BlockError `Unknown file format '%s'`, `Format driver '%s' does not support image creation`,
-   *   or why the options are wrong, followed by `Invalid options for file format '%s'`.
-   */
-  constructor(layer: BlockLayer, format: string, options: CreateOptionInput | undefined) {
-    const driver = layer.findFormat(format)
-    if (driver === undefined) {
-      throw blockError('EINVAL', `Unknown file format '${format}'`)
+/** The line `qemu-img measure` prints after an error of {@link measureImage}, if there is one. */
+export function measureErrorLine(error: unknown, format: string): string | undefined {
+  const about = isBlockError(error) ? error.at?.operation : undefined
+  return about === optionsPlace ? `Invalid options for file format '${format}'` : undefined
+}
+
+/** Finds the drivers of a target that has no name yet, and reads the options for it. */
+function measureOptions(
+  layer: BlockLayer,
+  format: string,
+  input: CreateOptionInput | undefined,
+): CreateOptions {
+  const driver = layer.findFormat(format)
+  if (driver === undefined) {
+    throw blockError('EINVAL', `Unknown file format '${format}'`)
+  }
+  if (driver.createOptions === undefined) {
+    throw blockError('ENOTSUP', `Format driver '${driver.name}' does not support image creation`)
+  }
+  const protocol = layer.findFormat('file') ?? driver
+  const schema = { ...protocol.createOptions, ...driver.createOptions }
+  try {
+    return new CreateOptions({ driver, protocol, schema }, input)
+  } catch (error) {
+    if (!isBlockError(error)) {
+      throw error
     }
-    if (driver.createOptions === undefined) {
-      throw blockError('ENOTSUP', `Format driver '${driver.name}' does not support image creation`)
-    }
-    // Where the target would be is not known: a file's options count.
-    const protocol = layer.findFormat('file') ?? driver
-    const schema = { ...protocol.createOptions, ...driver.createOptions }
-    this.values = new CreateOptions({ driver, protocol, schema }, options)
+    const { code, message, hint } = error
+    throw blockError(code, message, { hint, at: { operation: optionsPlace }, cause: error })
   }
 }
 
@@ -45,7 +57,7 @@ export async function measureImage(layer: BlockLayer, options: MeasureImageOptio
   if ((options.source === undefined) === (options.size === undefined)) {
     throw blockError('EINVAL', 'Either --size N or one filename must be specified.')
   }
-  const { values } = new MeasureTarget(layer, options.format ?? 'raw', options.options)
+  const values = measureOptions(layer, options.format ?? 'raw', options.options)
   if (options.size !== undefined) {
     values.set('size', options.size)
   }

@@ -24,6 +24,12 @@ const BLKDISCARD = 0x1277
 const BLKZEROOUT = 0x127f
 const BLKGETSIZE64 = 0x80081272
 const BLKSSZGET = 0x1268
+const FS_IOC_GETFLAGS = 0x80086601
+const FS_IOC_SETFLAGS = 0x40086602
+const FS_NOCOW_FL = 0x00800000
+const FS_IOC_FSGETXATTR = 0x801c581f
+const FS_IOC_FSSETXATTR = 0x401c5820
+const FS_XFLAG_EXTSIZE = 0x800
 
 /** Largest read tried without waiting, bytes. */
 const nowaitBytes = 1 << 20
@@ -421,6 +427,29 @@ export class NodeFile implements HostFile {
       return judge(result >= 0 ? result : -c.errno())
     }
     return c.copyFileRangeAsync(this.fd, offset, target.fd, targetOffset, length).then(judge)
+  }
+
+  setNoCopyOnWrite(): void {
+    const c = libc()
+    const flags = new Uint8Array(8)
+    if (c !== undefined && c.ioctl(this.fd, FS_IOC_GETFLAGS, flags) === 0) {
+      const view = new DataView(flags.buffer)
+      view.setInt32(0, view.getInt32(0, true) | FS_NOCOW_FL, true)
+      c.ioctl(this.fd, FS_IOC_SETFLAGS, flags)
+    }
+  }
+
+  setExtentSizeHint(bytes: number): boolean {
+    const c = libc()
+    const attributes = new Uint8Array(28)
+    if (c === undefined || c.ioctl(this.fd, FS_IOC_FSGETXATTR, attributes) !== 0) {
+      return false
+    }
+    const view = new DataView(attributes.buffer)
+    const flags = view.getUint32(0, true)
+    view.setUint32(0, bytes === 0 ? flags & ~FS_XFLAG_EXTSIZE : flags | FS_XFLAG_EXTSIZE, true)
+    view.setUint32(4, bytes, true)
+    return c.ioctl(this.fd, FS_IOC_FSSETXATTR, attributes) === 0
   }
 
   dropCache(offset: number, bytes: number): void {

@@ -57,6 +57,11 @@ export class ClusterAllocator {
     this.#banned.add(first, first + count)
   }
 
+  /** First cluster behind all that are free but must not be used now. */
+  get blockedEnd(): number {
+    return Math.max(this.#held.end, this.#banned.end)
+  }
+
   #isBlocked(cluster: number): boolean {
     return (
       (!this.#held.isEmpty && this.#held.has(cluster)) ||

@@ -3,9 +3,10 @@ import type { CheckResult } from '../../../graph/index.js'
 import type { IoNode } from '../../../io/index.js'
 import type { Maybe } from '../../../sched/index.js'
 import type { Refcount, ReferenceCounts, StoredRefcounts } from './check-counts.js'
-import { EntryHigh, EntryLow, tableEntryBytes } from './constants.js'
+import { tableEntryBytes } from './constants.js'
 import { readInside } from './file-read.js'
 import type { Qcow2Header } from './header.js'
+import { ClusterType, clusterType, hostOffset, isCopied } from './l2-entry.js'
 
 /** C's `%#lx`. */
 export function hex(value: number | bigint): string {
@@ -24,17 +25,9 @@ const l2Reserved = { high: 0x3f000000, low: 0x000001fe } as const
 /** Beyond this a double does not tell neighbouring byte offsets apart. */
 const exactHigh = 2 ** 21
 
-type EntryKind = 'compressed' | 'allocated' | 'none'
-
-function kindOf(high: number, low: number): EntryKind {
-  if ((high & EntryHigh.compressed) !== 0) {
-    return 'compressed'
-  }
-  return (high & EntryHigh.offset) !== 0 || (low & EntryLow.offset) !== 0 ? 'allocated' : 'none'
-}
-
-function offsetOf(high: number, low: number): number {
-  return (high & EntryHigh.offset) * 0x100000000 + ((low & EntryLow.offset) >>> 0)
+/** Whether an entry of this type has an uncompressed host cluster. */
+function isAllocated(type: number): boolean {
+  return type === ClusterType.normal || type === ClusterType.zeroAllocated
 }
 
 /** Walks L1 and L2 tables as they stand in the file, counting what they refer to. */
@@ -116,7 +109,7 @@ export class CheckWalk {
       if ((high & l1Reserved.high) !== 0 || (low & l1Reserved.low) !== 0) {
         this.#corrupt(`ERROR found L1 entry with reserved bits set: ${hex64(high, low)}`)
       }
-      const l2Offset = offsetOf(high, low)
+      const l2Offset = hostOffset(high, low)
       this.count(l2Offset, this.#header.clusterSize)
       if (l2Offset % this.#header.clusterSize !== 0) {
         this.#corrupt(
@@ -149,20 +142,20 @@ export class CheckWalk {
       if (high === 0 && low === 0) {
         continue
       }
-      const kind = kindOf(high, low)
-      if (kind === 'compressed') {
+      const type = clusterType(high, low)
+      if (type === ClusterType.compressed) {
         this.#countCompressed(high, low, active)
         continue
       }
       if ((high & l2Reserved.high) !== 0 || (low & l2Reserved.low) !== 0) {
         this.#corrupt(`ERROR found l2 entry with reserved bits set: ${hex64(high, low)}`)
       }
-      if (kind === 'none') {
+      if (!isAllocated(type)) {
         continue
       }
-      const cluster = offsetOf(high, low)
+      const cluster = hostOffset(high, low)
       if (cluster % clusterSize !== 0) {
-        const what = (low & EntryLow.zero) !== 0 ? 'Preallocated' : 'Data'
+        const what = type === ClusterType.zeroAllocated ? 'Preallocated' : 'Data'
         this.#corrupt(
           `ERROR offset=${cluster.toString(16)}: ${what} cluster is not properly aligned; L2 entry corrupted.`,
         )
@@ -184,7 +177,7 @@ export class CheckWalk {
     const offsetHigh = high & (2 ** sizeShift - 1)
     const sectors = ((high & 0x3fffffff) >>> sizeShift) + 1
     const offset = offsetHigh * 0x100000000 + low
-    if ((high & EntryHigh.copied) !== 0) {
+    if (isCopied(high)) {
       this.#corrupt(
         `ERROR: coffset=0x${hex64(offsetHigh, low)}: copied flag must never be set for compressed clusters`,
       )
@@ -207,7 +200,7 @@ export class CheckWalk {
     for (let at = 0; at + tableEntryBytes <= l1.length; at += tableEntryBytes) {
       const high = view.getUint32(at)
       const low = view.getUint32(at + 4)
-      const l2Offset = offsetOf(high, low)
+      const l2Offset = hostOffset(high, low)
       if (l2Offset === 0) {
         continue
       }
@@ -215,7 +208,7 @@ export class CheckWalk {
       if (refcount === undefined) {
         continue
       }
-      if ((refcount === 1) !== ((high & EntryHigh.copied) !== 0)) {
+      if ((refcount === 1) !== isCopied(high)) {
         this.#corrupt(
           `ERROR OFLAG_COPIED L2 cluster: l1_index=${at / tableEntryBytes} ` +
             `l1_entry=${hex64(high, low)} refcount=${refcount}`,
@@ -240,12 +233,12 @@ export class CheckWalk {
     for (let at = 0; at + tableEntryBytes <= l2.length; at += tableEntryBytes) {
       const high = view.getUint32(at)
       const low = view.getUint32(at + 4)
-      if (kindOf(high, low) !== 'allocated') {
+      if (!isAllocated(clusterType(high, low))) {
         continue
       }
-      const maybe = this.#refcountAt(stored, offsetOf(high, low))
+      const maybe = this.#refcountAt(stored, hostOffset(high, low))
       const refcount = maybe instanceof Promise ? await maybe : maybe
-      if (refcount !== undefined && (refcount === 1) !== ((high & EntryHigh.copied) !== 0)) {
+      if (refcount !== undefined && (refcount === 1) !== isCopied(high)) {
         this.#corrupt(`ERROR OFLAG_COPIED data cluster: l2_entry=${hex64(high, low)} refcount=${refcount}`)
       }
     }

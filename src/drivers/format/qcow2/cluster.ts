@@ -1,6 +1,7 @@
 import type { CachedTable } from '../../../formatkit/index.js'
 import type { WritePlan } from '../../../io/index.js'
 import type { Wait } from '../../../sched/index.js'
+import type { FreeReason } from './allocate.js'
 import { hex } from './check-walk.js'
 import { compressedCookie, compressedPlace } from './compressed-cookie.js'
 import { EntryHigh, tableEntryBytes } from './constants.js'
@@ -57,24 +58,45 @@ export class ClusterWriter {
       this.#allocated(plan, offset, bytes, this.#reuse, wanted, true)
       return undefined
     }
-    let clusters = wanted
-    let host = -1
-    if (offset === this.#hintGuest) {
-      clusters = meta.allocator.tryAllocateAt(this.#hintHost, wanted)
-      host = clusters > 0 ? this.#hintHost : -1
-    }
-    if (clusters === 0) {
-      clusters = wanted
-    }
-    if (host < 0 && clusters > 0) {
-      host = meta.allocator.tryAllocate(clusters)
-    }
-    if (host <= 0) {
+    if (!this.#tryAllocated(plan, offset, bytes, wanted)) {
       this.#unreserve(plan)
       return this.#resolveSlow(offset, bytes, plan)
     }
-    this.#allocated(plan, offset, bytes, host, clusters, false)
     return undefined
+  }
+
+  /** Allocates from what is in memory and fills the plan; false if more is needed for that. */
+  #tryAllocated(plan: WritePlan, offset: number, bytes: number, wanted: number): boolean {
+    const { allocator } = this.#meta
+    try {
+      let clusters = 0
+      let host = this.#hintHost
+      if (offset === this.#hintGuest) {
+        clusters = allocator.tryAllocateAt(host, wanted)
+      }
+      if (clusters === 0) {
+        clusters = wanted
+        host = allocator.tryAllocate(wanted)
+      }
+      if (clusters < 0 || host < 0) {
+        return false
+      }
+      this.#checkPlace(host)
+      this.#allocated(plan, offset, bytes, host, clusters, false)
+      return true
+    } catch (error) {
+      this.#unreserve(plan)
+      throw error
+    }
+  }
+
+  /** Refuses the header's cluster, which only corrupt refcounts make look free. */
+  #checkPlace(host: number): void {
+    if (host === 0) {
+      throw this.#meta.corruption.signal(
+        'Preventing invalid write on metadata (overlaps with qcow2_header)',
+      )
+    }
   }
 
   async #resolveSlow(offset: number, bytes: number, plan: WritePlan): Promise<void> {
@@ -104,11 +126,7 @@ export class ClusterWriter {
           clusters = wanted
           host = await meta.allocator.allocate(wanted)
         }
-        if (host === 0) {
-          throw meta.corruption.signal(
-            'Preventing invalid write on metadata (overlaps with qcow2_header)',
-          )
-        }
+        this.#checkPlace(host)
         this.#allocated(plan, offset, bytes, host, clusters, false)
       } catch (error) {
         this.#unreserve(plan)
@@ -262,9 +280,7 @@ export class ClusterWriter {
         throw error
       }
       if (!allocation.keeps) {
-        for (const [high, low] of old) {
-          await this.freeEntry(high, low, 'never')
-        }
+        await this.freeEntries(old, 'never')
       }
     })
   }
@@ -330,34 +346,44 @@ export class ClusterWriter {
       }
       const old: [number, number][] = []
       this.#link(slice, { guest, host, clusters, keeps: false }, old)
-      for (const [high, low] of old) {
-        await this.freeEntry(high, low, 'never')
-      }
+      await this.freeEntries(old, 'never')
     } finally {
       meta.l2.release(slice)
     }
   }
 
-  /** Takes the reference of an L2 entry from its host clusters, whatever their type. Lock held. */
-  async freeEntry(high: number, low: number, reason: 'never' | 'always' | 'request'): Promise<void> {
+  /** Takes the references of L2 entries from their host clusters, whatever their type. Lock held. */
+  async freeEntries(entries: readonly (readonly [number, number])[], reason: FreeReason): Promise<void> {
     const { allocator, geometry, corruption } = this.#meta
-    if (clusterType(high, low) === ClusterType.compressed) {
-      const { offset, bytes } = compressedPlace(compressedCookie(high, low, geometry), geometry)
-      this.onCompressedFreed?.(offset)
-      await allocator.free(offset - (offset % 512), bytes + (offset % 512), reason, true)
-      return
+    const { clusterSize } = geometry
+    let start = 0
+    let end = 0
+    for (const [high, low] of entries) {
+      const type = clusterType(high, low)
+      if (type === ClusterType.compressed) {
+        // Several of them share host clusters, so each is given back on its own.
+        const { offset, bytes } = compressedPlace(compressedCookie(high, low, geometry), geometry)
+        this.onCompressedFreed?.()
+        await allocator.free(offset, bytes, reason, true)
+        continue
+      }
+      const host = hostOffset(high, low)
+      if (host === 0) {
+        continue
+      }
+      if (host % clusterSize !== 0) {
+        corruption.signal(`Cannot free unaligned cluster ${hex(host)}`, false)
+        continue
+      }
+      if (host !== end) {
+        await allocator.free(start, end - start, reason, true)
+        start = host
+      }
+      end = host + clusterSize
     }
-    const host = hostOffset(high, low)
-    if (host === 0) {
-      return
-    }
-    if (host % geometry.clusterSize !== 0) {
-      corruption.signal(`Cannot free unaligned cluster ${hex(host)}`, false)
-      return
-    }
-    await allocator.free(host, geometry.clusterSize, reason, true)
+    await allocator.free(start, end - start, reason, true)
   }
 
-  /** Called when a compressed cluster at this host offset loses its last guest reference. */
-  onCompressedFreed: ((offset: number) => void) | undefined = undefined
+  /** Called when compressed clusters are freed: their host space may soon hold something else. */
+  onCompressedFreed: (() => void) | undefined = undefined
 }

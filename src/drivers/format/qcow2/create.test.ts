@@ -163,10 +163,7 @@ describe('refusals in the words of qemu-img', () => {
       { backing_file: 'x', preallocation: 'metadata' },
       'EINVAL Backing file and preallocation can only be used at the same time if extended_l2 is on',
     ],
-    [
-      { backing_file: 'x', backing_fmt: 'raw', cluster_size: 512, size: 1 << 20 },
-      'created',
-    ],
+    [{ backing_file: 'x', backing_fmt: 'raw', cluster_size: 512, size: 1 << 20 }, 'created'],
     [
       { backing_file: 'y'.repeat(500), backing_fmt: 'raw', cluster_size: 512 },
       `ENOSPC Could not assign backing file '${'y'.repeat(500)}' with format 'raw': ${strerror('ENOSPC')}`,

@@ -257,7 +257,9 @@ test('bitmaps that another program did not keep up are dropped with a warning', 
   const bytes = serializeHeader(header)
   const read = parseHeader(bytes)
   expect(read.bitmaps).toBeUndefined()
-  expect(read.warnings).toEqual([expect.stringContaining('a program lacking bitmap support modified this file')])
+  expect(read.warnings).toEqual([
+    expect.stringContaining('a program lacking bitmap support modified this file'),
+  ])
   const good = parseHeader(patched(bytes, 95, '01'))
   expect(good.bitmaps).toEqual(header.bitmaps)
   expect(clearAutoclear(good)).toBe(true)

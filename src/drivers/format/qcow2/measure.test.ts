@@ -3,7 +3,7 @@ import { createBlockLayer } from '../../../graph/index.js'
 import { MemoryHost } from '../../../testing/index.js'
 import { file } from '../../protocol/file/index.js'
 import { raw } from '../raw/index.js'
-import { measure, refcountMetadataBytes } from './measure.js'
+import { fullyAllocatedBytes, measure } from './measure.js'
 
 const G = 2 ** 30
 
@@ -41,10 +41,9 @@ describe('numbers of qemu-img measure', () => {
   })
 
   test('refcount metadata counts itself', () => {
-    expect(refcountMetadataBytes(1, 512, 6)).toBe(1024)
-    // 62 clusters and their table and block just fit one block of 64 counts; one more needs a second.
-    expect(refcountMetadataBytes(62, 512, 6)).toBe(1024)
-    expect(refcountMetadataBytes(63, 512, 6)).toBe(1536)
+    // Header, L2 and L1 table and 59 data clusters fit one block of 64 counts with table and block.
+    expect(fullyAllocatedBytes(59 * 512, 512, 6, 8)).toBe(64 * 512)
+    expect(fullyAllocatedBytes(60 * 512, 512, 6, 8)).toBe(66 * 512)
   })
 
   test('data of a source counts in whole clusters', async () => {

@@ -6,26 +6,10 @@ import { bitmapEntryBytes, readBitmapDirectory } from './bitmap-directory.js'
 import { defaultClusterSize, maxL1Bytes, tableEntryBytes } from './constants.js'
 import { type CreateValues, checkClusterSize, preallocationOf, refcountOrderOf } from './create-options.js'
 import type { Qcow2Header } from './header.js'
+import { refcountMetadata } from './refcount-size.js'
 
 function roundUp(value: number, unit: number): number {
   return Math.ceil(value / unit) * unit
-}
-
-/**
- * Bytes of refcount table and blocks for `clusters` clusters of other things. The metadata counts
- * itself too, so the figure is the fixed point.
- */
-export function refcountMetadataBytes(clusters: number, clusterSize: number, refcountOrder: number): number {
-  const refcountsPerBlock = (clusterSize * 8) / 2 ** refcountOrder
-  let table = 0
-  let blocks = 0
-  for (let last = -1, all = 0; all !== last; ) {
-    last = all
-    blocks = Math.ceil((clusters + table + blocks) / refcountsPerBlock)
-    table = Math.ceil((blocks * tableEntryBytes) / clusterSize)
-    all = clusters + blocks + table
-  }
-  return (blocks + table) * clusterSize
 }
 
 /**
@@ -43,7 +27,13 @@ export function fullyAllocatedBytes(
   const perTable = clusterSize / l2EntryBytes
   const l2Tables = Math.ceil(size / clusterSize / perTable)
   const metadata = clusterSize + l2Tables * clusterSize + roundUp(l2Tables * tableEntryBytes, clusterSize)
-  return metadata + refcountMetadataBytes((metadata + size) / clusterSize, clusterSize, refcountOrder) + size
+  const { blocks, table } = refcountMetadata(
+    (metadata + size) / clusterSize,
+    clusterSize / tableEntryBytes,
+    (clusterSize * 8) / 2 ** refcountOrder,
+    false,
+  )
+  return metadata + (blocks + table) * clusterSize + size
 }
 
 function versionOf(values: CreateValues): 2 | 3 {

@@ -130,7 +130,10 @@ describe('snapshot table', () => {
   })
 })
 
-function bitmapEntry(name: string, change: { flags?: number; bits?: number; table?: number; size?: number } = {}) {
+function bitmapEntry(
+  name: string,
+  change: { flags?: number; bits?: number; table?: number; size?: number } = {},
+) {
   const bytes = Buffer.alloc(Math.ceil((24 + name.length) / 8) * 8)
   bytes.writeBigUInt64BE(BigInt(change.table ?? 1024), 0)
   bytes.writeUInt32BE(change.size ?? 1, 8)
@@ -143,11 +146,7 @@ function bitmapEntry(name: string, change: { flags?: number; bits?: number; tabl
 }
 
 function directory(bytes: Uint8Array, count: number): ReturnType<typeof parseBitmapDirectory> {
-  return parseBitmapDirectory(
-    bytes,
-    { count, directorySize: bytes.length, directoryOffset: 512 },
-    header({}),
-  )
+  return parseBitmapDirectory(bytes, { count, directorySize: bytes.length, directoryOffset: 512 }, header({}))
 }
 
 describe('bitmap directory', () => {
@@ -163,7 +162,11 @@ describe('bitmap directory', () => {
     ['more', () => directory(Buffer.concat([bitmapEntry('a'), bitmapEntry('b')]), 1), 'More bitmaps found'],
     ['less', () => directory(bitmapEntry('a'), 2), 'Less bitmaps found'],
     ['cut', () => directory(bitmapEntry('abcdefghi').subarray(0, 32), 1), 'Broken bitmap directory'],
-    ['flags', () => directory(bitmapEntry('a', { flags: 4 }), 1), "Bitmap 'a' doesn't satisfy the constraints"],
+    [
+      'flags',
+      () => directory(bitmapEntry('a', { flags: 4 }), 1),
+      "Bitmap 'a' doesn't satisfy the constraints",
+    ],
     ['bits', () => directory(bitmapEntry('a', { bits: 8 }), 1), "doesn't satisfy"],
     ['place', () => directory(bitmapEntry('a', { table: 1000 }), 1), "doesn't satisfy"],
     ['size', () => directory(bitmapEntry('a', { size: 0 }), 1), "doesn't satisfy"],

@@ -10,14 +10,6 @@ const defaultExtentSize = 1 << 20
 /** The kernel keeps the hint in 32 bits. */
 const maxExtentSize = 0xffffffff
 
-/** Attributes of a new file that a platform may be able to set. */
-interface FileAttributes {
-  /** Turns copy-on-write off; failure is silent. */
-  setNoCopyOnWrite?(): void
-  /** Asks for extents of `bytes`; false if that did not work. */
-  setExtentSizeHint?(bytes: number): boolean
-}
-
 /**
  * Creates a regular file of the given size, or makes an existing one of it, which loses its contents.
  * A file that is in use by someone who does not share it stays untouched.
@@ -62,12 +54,11 @@ async function fill(
   // The size is promised until the end of this function, so nobody else may resize meanwhile.
   locks.prepare(Perm.write | Perm.resize, Perm.all & ~Perm.resize)
   await resizeRegularFile(file, 0, 'off', warn)
-  const attributes = file as HostFile & FileAttributes
   if (options.nocow === true) {
-    attributes.setNoCopyOnWrite?.()
+    file.setNoCopyOnWrite?.()
   }
   const hint = options.extent_size_hint ?? defaultExtentSize
-  const hinted = attributes.setExtentSizeHint?.(hint) ?? true
+  const hinted = file.setExtentSizeHint?.(hint) ?? true
   if (!hinted && hint !== 0 && options.extent_size_hint !== undefined) {
     warn('warning: Failed to set extent size hint: Operation not supported')
   }

@@ -1,0 +1,229 @@
+import type { CachedTable } from '../../../formatkit/index.js'
+import { ChainStatus, chainStatus, type IoNode, type RangeResult, ReqFlags } from '../../../io/index.js'
+import type { Wait } from '../../../sched/index.js'
+import type { ClusterWriter } from './cluster.js'
+import { EntryHigh, EntryLow, tableEntryBytes } from './constants.js'
+import { ClusterType, clusterType } from './l2-entry.js'
+import type { L2Tables } from './l2-tables.js'
+import type { Qcow2Metadata } from './metadata.js'
+
+/** What becomes of clusters. */
+type Change =
+  /** Read as zeroes; keep their host clusters. */
+  | 'zero'
+  /** Read as zeroes; give their host clusters back. */
+  | 'unmap'
+  /** Contents are of no interest, but what lies below must not appear. */
+  | 'discard'
+  /** Not allocated any more, as if never written. */
+  | 'forget'
+
+/** Changes whole clusters without data: write-zeroes, discard, and cutting an image short. */
+export class ZeroDiscard {
+  readonly #meta: Qcow2Metadata
+  readonly #tables: L2Tables
+  readonly #writer: ClusterWriter
+
+  constructor(meta: Qcow2Metadata, tables: L2Tables, writer: ClusterWriter) {
+    this.#meta = meta
+    this.#tables = tables
+    this.#writer = writer
+  }
+
+  get #hasBacking(): boolean {
+    return this.#meta.node.backingNode !== undefined
+  }
+
+  /** See MapPath.zero. */
+  zero(offset: number, bytes: number, flags: number, out: RangeResult): Wait {
+    const { geometry, node } = this.#meta
+    if (geometry.version < 3 && this.#hasBacking) {
+      // Version 2 has no zero clusters, and unallocated ones would show the backing file.
+      return undefined
+    }
+    const head = offset % geometry.clusterSize
+    const end = offset + bytes
+    const tail = end === node.length ? 0 : geometry.clusterEnd(end) - end
+    if (head !== 0 || tail !== 0) {
+      return this.#zeroPart(offset - head, head, tail, bytes, flags, out)
+    }
+    return this.#zeroWhole(offset, end, flags, out)
+  }
+
+  async #zeroWhole(offset: number, end: number, flags: number, out: RangeResult): Promise<void> {
+    const unmap = (flags & ReqFlags.mayUnmap) !== 0
+    await this.change(offset, end, this.#meta.geometry.version < 3 ? 'discard' : unmap ? 'unmap' : 'zero')
+    out.bytes = end - offset
+  }
+
+  /** Zeroes part of a cluster by zeroing all of it, if the rest reads as zeroes already. */
+  async #zeroPart(
+    cluster: number,
+    head: number,
+    tail: number,
+    bytes: number,
+    flags: number,
+    out: RangeResult,
+  ): Promise<void> {
+    const meta = this.#meta
+    const { clusterSize } = meta.geometry
+    const start = cluster + head
+    if (
+      head + bytes + tail > clusterSize ||
+      !(await readsAsZero(meta.node, cluster, head)) ||
+      !(await readsAsZero(meta.node, start + bytes, tail))
+    ) {
+      return
+    }
+    // A write may have come in between: look again, with nothing in flight and in one synchronous
+    // block with the change.
+    const unmap = meta.geometry.version < 3 ? 'discard' : (flags & ReqFlags.mayUnmap) !== 0 ? 'unmap' : 'zero'
+    const changed = await this.#changeSlice(cluster, cluster + clusterSize, unmap, true)
+    out.bytes = changed === cluster ? 0 : bytes
+  }
+
+  /** See MapPath.discard. */
+  discard(offset: number, bytes: number, out: RangeResult): Wait {
+    const { geometry, node } = this.#meta
+    const end = offset + bytes
+    if (
+      (geometry.version < 3 && this.#hasBacking) ||
+      offset % geometry.clusterSize !== 0 ||
+      (end % geometry.clusterSize !== 0 && end !== node.length)
+    ) {
+      return undefined
+    }
+    return this.#discardWhole(offset, end, out)
+  }
+
+  async #discardWhole(offset: number, end: number, out: RangeResult): Promise<void> {
+    await this.change(offset, end, 'discard')
+    out.bytes = end - offset
+  }
+
+  /** Changes all clusters that `[start, end)` touches; `start` is a cluster boundary. Lock not held. */
+  async change(start: number, end: number, how: Change): Promise<void> {
+    for (let at = start; at < end; ) {
+      at = await this.#changeSlice(at, end, how, false)
+    }
+  }
+
+  /**
+   * Changes the clusters from `start` on, at most to the end of the L2 slice. With `onlyEmpty` nothing
+   * happens unless they hold no data. Returns how far it got.
+   */
+  async #changeSlice(start: number, end: number, how: Change, onlyEmpty: boolean): Promise<number> {
+    const meta = this.#meta
+    const { clusterSize } = meta.geometry
+    const span = meta.sliceEntries * clusterSize
+    const stop = Math.min(meta.geometry.clusterEnd(end), start - (start % span) + span)
+    for (;;) {
+      // A write in flight copies old contents around its data: let it finish first.
+      const busy = meta.node.allocations.wait(start, stop)
+      if (busy !== undefined) {
+        await busy
+      }
+      const reached = await meta.locked(async () => {
+        if (this.#isMoot(start, how)) {
+          return stop
+        }
+        const slice = await this.#tables.makeWritable(start)
+        try {
+          if (meta.node.allocations.isLocked(start, stop)) {
+            return -1
+          }
+          if (onlyEmpty && !this.#isEmpty(slice, start)) {
+            return start
+          }
+          const freed = this.#apply(slice, start, stop, how)
+          await this.#free(freed, how)
+        } finally {
+          meta.l2.release(slice)
+        }
+        return stop
+      })
+      if (reached >= 0) {
+        return reached
+      }
+    }
+  }
+
+  /** Whether there is nothing to change because there is no L2 table. */
+  #isMoot(start: number, how: Change): boolean {
+    if (this.#tables.exists(start)) {
+      return false
+    }
+    return how === 'forget' || (how === 'discard' && !this.#hasBacking)
+  }
+
+  #isEmpty(slice: CachedTable, offset: number): boolean {
+    const at = (this.#tables.l2Index(offset) % this.#meta.sliceEntries) * tableEntryBytes
+    const type = clusterType(slice.view.getUint32(at), slice.view.getUint32(at + 4))
+    return type !== ClusterType.normal && type !== ClusterType.compressed
+  }
+
+  /** Changes the entries for `[start, stop)`. Returns the entries whose host clusters are to be freed. */
+  #apply(slice: CachedTable, start: number, stop: number, how: Change): [number, number][] {
+    const { view } = slice
+    const meta = this.#meta
+    const { clusterSize } = meta.geometry
+    const freed: [number, number][] = []
+    let index = this.#tables.l2Index(start) % meta.sliceEntries
+    for (let at = start; at < stop; at += clusterSize, index++) {
+      const place = index * tableEntryBytes
+      const high = view.getUint32(place)
+      const low = view.getUint32(place + 4)
+      const type = clusterType(high, low)
+      const owns = type !== ClusterType.unallocated && type !== ClusterType.zeroPlain
+      let newHigh = high
+      let newLow = low
+      if (how === 'forget') {
+        newHigh = 0
+        newLow = 0
+      } else if (how === 'discard') {
+        if (owns || this.#hasBacking) {
+          newHigh = 0
+          newLow = meta.geometry.version < 3 ? 0 : EntryLow.zero
+        }
+      } else if (type === ClusterType.compressed || (how === 'unmap' && owns)) {
+        newHigh = 0
+        newLow = EntryLow.zero
+      } else {
+        newLow = (low | EntryLow.zero) >>> 0
+      }
+      if (newHigh === high && newLow === low) {
+        continue
+      }
+      view.setUint32(place, newHigh)
+      view.setUint32(place + 4, newLow)
+      meta.l2.markDirty(slice)
+      if (owns && (newHigh & EntryHigh.offset) === 0 && (newLow & EntryLow.offset) === 0) {
+        freed.push([high, low])
+      }
+    }
+    return freed
+  }
+
+  async #free(freed: readonly [number, number][], how: Change): Promise<void> {
+    const { allocator } = this.#meta
+    const reason = how === 'forget' ? 'always' : 'request'
+    await this.#writer.freeEntries(freed, reason)
+    if (allocator.unlinkedTooMany) {
+      await this.#meta.flushL2()
+    }
+    await allocator.passDiscards()
+  }
+}
+
+/** Whether the guest sees zeroes in the range, as far as metadata tells. */
+async function readsAsZero(node: IoNode, offset: number, bytes: number): Promise<boolean> {
+  const end = Math.min(offset + bytes, node.length)
+  const status = new ChainStatus()
+  for (let at = offset; at < end; at += status.bytes) {
+    await chainStatus(node, undefined, at, end - at, 'zero', status)
+    if (!status.zero || status.bytes === 0) {
+      return false
+    }
+  }
+  return true
+}
