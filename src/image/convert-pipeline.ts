@@ -3,7 +3,7 @@ import type { Backend } from '../graph/index.js'
 import { ReqFlags } from '../io/index.js'
 import { Mutex, TimeSlice } from '../sched/index.js'
 import type { ConvertPlan, StepKind } from './convert-plan.js'
-import type { ConvertSources } from './convert-source.js'
+import type { SourceReader } from './convert-source.js'
 import { type LongRun, throwIfAborted } from './long-run.js'
 import type { RateLimit } from './rate-limit.js'
 import { SectorScanner, sectorBytes } from './sectors.js'
@@ -18,6 +18,8 @@ export interface PipelineOptions extends LongRun {
   readonly outOfOrder: boolean
   /** Zeroes of at least so many bytes are not written as data; 0: everything is data. */
   readonly sparseBytes: number
+  /** Whether data is searched for zeroes at all. */
+  readonly scan: boolean
   /** What writes should start and end at, bytes; a power of two. */
   readonly alignment: number
   /** The target reads as zeroes where nothing is written. */
@@ -51,7 +53,7 @@ class Lane {
  * busy; writes happen in order unless told otherwise. Memory is one buffer per lane.
  */
 export class ConvertPipeline {
-  readonly #sources: ConvertSources
+  readonly #sources: SourceReader
   readonly #plan: ConvertPlan
   readonly #target: Backend
   readonly #options: PipelineOptions
@@ -69,7 +71,7 @@ export class ConvertPipeline {
   /** Bytes handled as data so far. */
   dataBytes = 0
 
-  constructor(sources: ConvertSources, plan: ConvertPlan, target: Backend, options: PipelineOptions) {
+  constructor(sources: SourceReader, plan: ConvertPlan, target: Backend, options: PipelineOptions) {
     this.#sources = sources
     this.#plan = plan
     this.#target = target
@@ -252,8 +254,8 @@ export class ConvertPipeline {
       await this.#writeZeroes(offset, bytes)
       return
     }
-    const { compress, sparseBytes, alignment } = this.#options
-    if (sparseBytes === 0) {
+    const { compress, sparseBytes, alignment, scan } = this.#options
+    if (!scan) {
       await this.#write(offset, bytes, lane.buffer, 0)
       return
     }

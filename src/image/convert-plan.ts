@@ -1,5 +1,5 @@
 import { maxRequestBytes } from '../io/index.js'
-import type { ConvertSources } from './convert-source.js'
+import type { SourceReader } from './convert-source.js'
 
 /** What to do with a step of a conversion: copy the data, make it zero, or let the target's backing file show. */
 export type StepKind = 'data' | 'zero' | 'backing'
@@ -21,7 +21,7 @@ export interface PlanOptions {
  * look like. One step after the other; the caller sees to it that {@link next} does not run twice at a time.
  */
 export class ConvertPlan {
-  readonly #sources: ConvertSources
+  readonly #sources: SourceReader
   readonly #options: PlanOptions
   /** Where the extent known last ends; it is not asked for twice. */
   #extentEnd = 0
@@ -30,7 +30,7 @@ export class ConvertPlan {
   kind: StepKind = 'data'
   bytes = 0
 
-  constructor(sources: ConvertSources, options: PlanOptions) {
+  constructor(sources: SourceReader, options: PlanOptions) {
     this.#sources = sources
     this.#options = options
   }

@@ -25,14 +25,28 @@ export interface SourceOptions {
 /** What a range of the sources is. */
 export type SourceStatus = 'data' | 'zero' | 'unallocated'
 
+/** What a conversion reads from. Offsets and lengths are bytes. */
+export interface SourceReader {
+  readonly length: number
+  /** Bytes of the extent that {@link ask} found. */
+  readonly extentBytes: number
+  /**
+   * Finds out what the extent at `offset` is, at most `bytes` long, and leaves its length in
+   * {@link extentBytes}. `aboveBacking` looks at the image alone, without its backing files.
+   */
+  ask(offset: number, bytes: number, aboveBacking: boolean): Promise<SourceStatus>
+  /** Fills the buffer from its start with `bytes` at `offset`. */
+  read(offset: number, bytes: number, buffer: Uint8Array): Promise<void>
+  /** Copies inside the kernel; false if that is not possible for all of it. */
+  copyTo(target: BlockNode, offset: number, bytes: number): Promise<boolean>
+}
+
 /** The sources of a conversion as one image, concatenated in order. */
-export class ConvertSources {
+export class ConvertSources implements SourceReader {
   readonly #parts: Part[] = []
   readonly #options: SourceOptions
   readonly #status = new ChainStatus()
-  /** Bytes. */
   length = 0
-  /** Bytes of the extent that {@link ask} found. */
   extentBytes = 0
 
   private constructor(options: SourceOptions) {
@@ -95,10 +109,6 @@ export class ConvertSources {
     throw new Error(`offset ${offset} is past the end of all sources`)
   }
 
-  /**
-   * Finds out what the extent at `offset` is, at most `bytes` long, and leaves its length in
-   * {@link extentBytes}. `aboveBacking` looks at the image alone, without its backing files.
-   */
   async ask(offset: number, bytes: number, aboveBacking: boolean): Promise<SourceStatus> {
     const part = this.#partAt(offset)
     const node = part.image.node
@@ -144,14 +154,18 @@ export class ConvertSources {
     }
   }
 
-  /** Fills the buffer from its start with `bytes` at `offset`, which may span sources. */
   async read(offset: number, bytes: number, buffer: Uint8Array): Promise<void> {
+    await this.readAt(offset, bytes, buffer, 0)
+  }
+
+  /** As {@link read}, into `buffer[bufferOffset, +bytes)`. */
+  async readAt(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): Promise<void> {
     for (let done = 0; done < bytes; ) {
       const part = this.#partAt(offset + done)
       const place = offset + done - part.start
       const length = Math.min(bytes - done, part.length - place)
       try {
-        const wait = part.image.read(place, length, buffer, done)
+        const wait = part.image.read(place, length, buffer, bufferOffset + done)
         if (wait !== undefined) {
           await wait
         }
@@ -160,7 +174,7 @@ export class ConvertSources {
           const code = codeOf(error)
           throw blockError(code, `error while reading at byte ${offset}: ${strerror(code)}`, { cause: error })
         }
-        await this.#salvage(part.image, place, length, buffer, done)
+        await this.#salvage(part.image, place, length, buffer, bufferOffset + done)
       }
       done += length
     }
@@ -189,7 +203,6 @@ export class ConvertSources {
     }
   }
 
-  /** Copies inside the kernel; false if that is not possible for all of it. */
   async copyTo(target: BlockNode, offset: number, bytes: number): Promise<boolean> {
     for (let done = 0; done < bytes; ) {
       const part = this.#partAt(offset + done)

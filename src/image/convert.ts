@@ -1,23 +1,12 @@
 import { blockError, prefixed } from '../errors/index.js'
-import {
-  type Backend,
-  type BlockLayer,
-  type BlockNode,
-  backingChainNext,
-  createWithDriver,
-  hasZeroInit,
-  skipFilters,
-} from '../graph/index.js'
-import { ConvertPipeline } from './convert-pipeline.js'
-import { ConvertPlan } from './convert-plan.js'
+import { type Backend, type BlockLayer, createWithDriver } from '../graph/index.js'
+import { fillTarget, maxBufferBytes } from './convert-fill.js'
 import { ConvertSources } from './convert-source.js'
 import { NewImagePlace } from './convert-target.js'
 import { setBackingOptions } from './create.js'
 import { type CreateOptionInput, CreateOptions, createTarget } from './create-options.js'
-import { driverInfo } from './info.js'
 import { type LongRun, throwIfAborted } from './long-run.js'
 import { cacheModeOf, type ImageSpec, imageLabel, openImage } from './open.js'
-import { RateLimit } from './rate-limit.js'
 import { sectorBytes } from './sectors.js'
 
 export interface ConvertOptions extends LongRun {
@@ -69,9 +58,6 @@ export interface ConvertResult {
 }
 
 const maxParallel = 16
-/** Bytes moved at a time, and the most that a target may ask for instead. */
-const bufferBytes = 2 * 1024 * 1024
-const maxBufferBytes = 16 * 1024 * 1024
 
 /**
  * Converts images: `qemu-img convert`.
@@ -138,10 +124,7 @@ function refuse(text: string): never {
 function checkCombination(options: ConvertOptions): void {
   const { parallel = 8, sparseSize = 4096 } = options
   if (!Number.isInteger(parallel) || parallel < 1 || parallel > maxParallel) {
-    refuse(
-      'Invalid number of coroutines. ' +
-        `Allowed number of coroutines is between 1 and ${maxParallel}`,
-    )
+    refuse('Invalid number of coroutines. ' + `Allowed number of coroutines is between 1 and ${maxParallel}`)
   }
   if (!(sparseSize >= 0 && sparseSize <= maxBufferBytes && sparseSize % sectorBytes === 0)) {
     refuse(
@@ -263,9 +246,22 @@ async function convertInto(
     cache,
     cacheOf: 'target',
   })
-  let result: ConvertResult
+  let dataBytes: number
   try {
-    result = await fill(sources, target, options, sparseBytes, hasBacking)
+    dataBytes = await fillTarget(sources, target, {
+      signal: options.signal,
+      progress: options.progress,
+      isNew: options.skipCreate !== true,
+      hasBacking,
+      compress: options.compress === true,
+      copyOffload: options.copyOffload === true,
+      sparseBytes,
+      scan: sparseBytes > 0,
+      parallel: options.parallel ?? 8,
+      outOfOrder: options.outOfOrder === true,
+      targetIsZero: options.targetIsZero === true,
+      rateLimit: options.rateLimit,
+    })
     const wait = target.flush()
     if (wait !== undefined) {
       await wait
@@ -275,11 +271,11 @@ async function convertInto(
     throw error
   }
   await target.close()
-  return result
+  return { size: sources.length, dataBytes }
 }
 
 /** Closes after a failure: it is the failure that counts. */
-async function closeQuietly(target: Backend): Promise<void> {
+export async function closeQuietly(target: Backend): Promise<void> {
   try {
     await target.close()
   } catch (error) {
@@ -287,65 +283,4 @@ async function closeQuietly(target: Backend): Promise<void> {
       throw error
     }
   }
-}
-
-async function fill(
-  sources: ConvertSources,
-  target: Backend,
-  options: ConvertOptions,
-  sparseBytes: number,
-  hasBacking: boolean,
-): Promise<ConvertResult> {
-  const node = skipFilters(target.node) ?? target.node
-  const isNew = options.skipCreate !== true
-  const asked = options.compress === true
-  if (asked && node.map?.writeCompressed === undefined) {
-    throw blockError('ENOTSUP', 'Compression not supported for this file format')
-  }
-  if (!isNew && target.length < sources.length) {
-    refuse('output file is smaller than input file')
-  }
-  const info = driverInfo(node)
-  if (asked && info === undefined) {
-    throw blockError('ENOTSUP', 'could not get block driver info')
-  }
-  const compress = asked || info?.needsCompressedWrites === true
-  const clusterBytes = info?.clusterSize ?? 0
-  const limits = node.limits
-  const most = Math.max(bufferBytes, limits.optTransfer, limits.discardAlignment)
-  const bytes = Math.floor(Math.min(maxBufferBytes, most) / sectorBytes) * sectorBytes
-  if (compress && (clusterBytes < sectorBytes || clusterBytes > bytes)) {
-    refuse('invalid cluster size')
-  }
-  const targetIsZero =
-    options.targetIsZero === true || (isNew && sparseBytes > 0 && !hasBacking && hasZeroInit(target.node))
-  const step = compress ? clusterBytes : bytes
-  const plan = new ConvertPlan(sources, {
-    bufferBytes: step,
-    compress,
-    clusterBytes,
-    targetHasBacking: hasBacking,
-    targetBackingLength: hasBacking ? backingChainNext(node)?.length : undefined,
-  })
-  const pipeline = new ConvertPipeline(sources, plan, target, {
-    signal: options.signal,
-    progress: options.progress,
-    bufferBytes: step,
-    compress,
-    copyOffload: options.copyOffload === true,
-    parallel: options.parallel ?? 8,
-    outOfOrder: options.outOfOrder === true,
-    sparseBytes,
-    alignment: writeAlignment(target.node, sparseBytes),
-    targetIsZero,
-    rateLimit: options.rateLimit === undefined ? undefined : new RateLimit(options.rateLimit),
-  })
-  await pipeline.run()
-  return { size: sources.length, dataBytes: pipeline.dataBytes }
-}
-
-/** What writes should start and end at so that the target need not read first. Bytes, a power of two. */
-function writeAlignment(node: BlockNode, sparseBytes: number): number {
-  const sparse = sparseBytes === 0 ? sectorBytes : 2 ** Math.floor(Math.log2(sparseBytes))
-  return Math.max(sectorBytes, sparse, node.limits.requestAlignment)
 }

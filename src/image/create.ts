@@ -104,10 +104,7 @@ function checkBackingName(filename: string, backingFile: string): void {
     throw blockError('EINVAL', 'Expected backing file name, got empty string')
   }
   if (backingFile === filename) {
-    throw blockError(
-      'EINVAL',
-      'Error: Trying to create an image with the same filename as the backing file',
-    )
+    throw blockError('EINVAL', 'Error: Trying to create an image with the same filename as the backing file')
   }
 }
 

@@ -1,9 +1,9 @@
 import { blockError, codeOf, prefixed, strerror } from '../errors/index.js'
 import { type Backend, type BlockLayer, createWithDriver } from '../graph/index.js'
 import { TimeSlice } from '../sched/index.js'
+import { NewImagePlace } from './convert-target.js'
 import { CreateOptions, createTarget } from './create-options.js'
 import { type LongRun, throwIfAborted } from './long-run.js'
-import { NewImagePlace } from './convert-target.js'
 import { type ImageSpec, imageLabel, openImage } from './open.js'
 
 export interface DdOptions extends LongRun {

@@ -2,14 +2,22 @@
 export * from './bench.js'
 export * from './check.js'
 export * from './compare.js'
-export * from './convert.js'
-export * from './create.js'
-export * from './create-options.js'
+export { type ConvertOptions, type ConvertResult, convertImage } from './convert.js'
+export { type CreateImageOptions, type CreateImageResult, createImage } from './create.js'
+export {
+  type CreateOptionInput,
+  CreateOptions,
+  type CreateTarget,
+  createTarget,
+} from './create-options.js'
 export * from './dd.js'
 export * from './info.js'
+export { inQemuOrder } from './key-order.js'
 export type { LongRun } from './long-run.js'
 export * from './map.js'
 export * from './measure.js'
-export * from './open.js'
+export { type ImageSpec, imageLabel, type OpenImageFlags, openImage } from './open.js'
+export { parseOptionText } from './option-text.js'
 export * from './resize.js'
-export * from './stream.js'
+export * from './stream-in.js'
+export * from './stream-out.js'

@@ -118,7 +118,8 @@ class ExtentFinder {
     if (!decided) {
       return { start: offset, length, depth, ...nobodys }
     }
-    const place = status.node === undefined ? {} : { offset: status.offset, filename: this.#nameOf(status.node) }
+    const place =
+      status.node === undefined ? {} : { offset: status.offset, filename: this.#nameOf(status.node) }
     return {
       start: offset,
       length,

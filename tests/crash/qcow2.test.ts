@@ -37,12 +37,26 @@ function stamp(guest: number, generation: number): Uint8Array {
   return bytes
 }
 
+/** What the backing file holds: every sector stamped as the first write. */
+function backingContents(): Uint8Array {
+  const bytes = new Uint8Array(guestSectors * sector)
+  for (let guest = 0; guest < guestSectors; guest++) {
+    bytes.set(stamp(guest, 1), guest * sector)
+  }
+  return bytes
+}
+
 class Guest {
   /** Generations a sector may show: what was flushed last, and everything since. 0 = zeroes. */
-  readonly possible: Set<number>[] = Array.from({ length: guestSectors }, () => new Set([0]))
-  readonly current: number[] = Array.from({ length: guestSectors }, () => 0)
+  readonly possible: Set<number>[]
+  readonly current: number[]
   /** The possibilities at each number of recorded operations. */
   readonly history: { at: number; possible: Set<number>[] }[] = []
+
+  constructor(initial: number) {
+    this.possible = Array.from({ length: guestSectors }, () => new Set([initial]))
+    this.current = Array.from({ length: guestSectors }, () => initial)
+  }
 
   note(guest: number, generation: number): void {
     this.possible[guest]?.add(generation)
@@ -62,10 +76,17 @@ class Guest {
   }
 }
 
-async function run(seed: number, version: string): Promise<{ log: CrashLog; guest: Guest }> {
+async function run(seed: number, version: string, backed: boolean): Promise<{ log: CrashLog; guest: Guest }> {
   const random = seeded(seed)
   const log = new CrashLog()
-  const host = new MemoryHost({ codecs: createNodeHost().codecs, log: (operation) => log.record(operation) })
+  const host = new MemoryHost({
+    codecs: createNodeHost().codecs,
+    log: (operation) => {
+      if (operation.path === path) {
+        log.record(operation)
+      }
+    },
+  })
   const layer = createBlockLayer({ host, drivers: allDrivers })
   const driver = layer.findFormat('qcow2')
   if (driver === undefined) {
@@ -75,9 +96,11 @@ async function run(seed: number, version: string): Promise<{ log: CrashLog; gues
     size: guestSectors * sector,
     cluster_size: clusterSize,
     compat: version,
+    ...(backed ? { backing_file: '/base', backing_fmt: 'raw' } : {}),
   })
+  host.put('/base', backingContents())
   const created = log.length
-  const guest = new Guest()
+  const guest = new Guest(backed ? 1 : 0)
   const node = await layer.open(
     path,
     { driver: 'qcow2', discard: 'unmap', 'l2-cache-size': 2048 },
@@ -132,6 +155,7 @@ async function readAll(node: BlockNode): Promise<Uint8Array> {
 async function inspect(contents: Uint8Array, possible: readonly Set<number>[]): Promise<string | undefined> {
   const host = new MemoryHost({ codecs: createNodeHost().codecs })
   host.put(path, contents)
+  host.put('/base', backingContents())
   const layer = createBlockLayer({ host, drivers: allDrivers })
   const node = await layer.open(path, { driver: 'qcow2' })
   try {
@@ -157,10 +181,18 @@ async function inspect(contents: Uint8Array, possible: readonly Set<number>[]): 
   }
 }
 
-for (const version of ['1.1', '0.10']) {
-  test(`a crash at any write of a qcow2 ${version} image leaves no corruption and no foreign data`, async () => {
+const cases = [
+  { version: '1.1', backed: false },
+  { version: '0.10', backed: false },
+  { version: '1.1', backed: true },
+  { version: '0.10', backed: true },
+]
+
+for (const { version, backed } of cases) {
+  const kind = `qcow2 ${version} image${backed ? ' with a backing file' : ''}`
+  test(`a crash at any write of a ${kind} leaves no corruption and no foreign data`, async () => {
     for (let seed = 1; seed <= seeds; seed++) {
-      const { log, guest } = await run(seed, version)
+      const { log, guest } = await run(seed, version, backed)
       const random = seeded(seed + 1000)
       const start = guest.history[0]?.at ?? 0
       let tried = 0

@@ -103,6 +103,7 @@ test('row 17: a probed raw image may not be made to look like something else', a
   await explicit.write(0, 512, magic, 0, 0)
   expect(host.warnings).toEqual([])
   await layer.unref(explicit)
+  host.put('/a', new Uint8Array(4096))
   const readOnly = await layer.open('/a')
   expect(host.warnings).toEqual([])
   await layer.unref(readOnly)

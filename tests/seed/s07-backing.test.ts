@@ -214,7 +214,10 @@ test('row 68: a bad backing format and a missing backing file are told apart', a
     "Could not open backing file: Could not open '/d/gone.raw': No such file or directory",
   )
   await layer.unref(await layer.open('/d/lost.qcow2', {}, { noBacking: true, noIo: true }))
-  await overlay(layer, '/d/odd.qcow2', 'base.raw', 'nosuch')
+  await overlay(layer, '/d/odd.qcow2', 'base.raw', 'raw')
+  const odd = await layer.open('/d/odd.qcow2', {}, { write: true, noBacking: true })
+  await changeBackingFile(odd, 'base.raw', 'nosuch')
+  await layer.unref(odd)
   expect((await failure(() => layer.open('/d/odd.qcow2'))).message).toBe(
     "Could not open backing file: Unknown driver 'nosuch'",
   )

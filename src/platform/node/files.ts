@@ -1,10 +1,16 @@
 import { randomBytes } from 'node:crypto'
 import fs from 'node:fs'
+import { tmpdir } from 'node:os'
 import { resolve } from 'node:path'
-import { errnoError, ioError } from '../../errors/index.js'
+import { type ErrnoName, errnoError, ioError } from '../../errors/index.js'
 import type { FileOpenOptions, FileStat, HostFile, HostFiles } from '../../host/index.js'
 import { fromNode } from './errors.js'
-import { type IoPolicy, kindOf, NodeFile } from './file.js'
+import { type IoPolicy, NodeFile } from './file.js'
+import { describe, publishedDeviceSize } from './file-stat.js'
+import { libc } from './libc.js'
+
+/** Longest path that the kernel takes, with its terminating zero. Bytes. */
+const pathMax = 4096
 
 function attempt<T>(run: () => T): T {
   try {
@@ -14,6 +20,7 @@ function attempt<T>(run: () => T): T {
   }
 }
 
+/** The local file system. Everything but requests on open files is done at once. */
 export class NodeFiles implements HostFiles {
   readonly #policy: IoPolicy
 
@@ -21,38 +28,37 @@ export class NodeFiles implements HostFiles {
     this.#policy = policy
   }
 
+  /**
+   * Opens for reading or for reading and writing. A directory can be opened for reading.
+   * O_DIRECT needs memory at chosen addresses: where these cannot be known, the page cache is used.
+   */
   open(path: string, options: FileOpenOptions = {}): HostFile {
     const c = fs.constants
-    let flags = options.write === true ? c.O_RDWR : c.O_RDONLY
+    const writable = options.write ?? false
+    const direct = options.direct === true && c.O_DIRECT !== undefined && libc() !== undefined
+    let flags = writable ? c.O_RDWR : c.O_RDONLY
     if (options.create === true) {
       flags |= c.O_CREAT | (options.exclusive === true ? c.O_EXCL : 0)
     }
     if (options.truncate === true) {
       flags |= c.O_TRUNC
     }
-    if (options.direct === true) {
-      // Platforms without O_DIRECT define it as 0 or not at all.
-      flags |= c.O_DIRECT ?? 0
+    if (direct) {
+      flags |= c.O_DIRECT
     }
     const fd = attempt(() => fs.openSync(path, flags, options.mode ?? 0o644))
     try {
-      return new NodeFile(path, fd, options.write ?? false, options.direct ?? false, this.#policy)
+      return new NodeFile(path, fd, { writable, direct, policy: this.#policy })
     } catch (error) {
       fs.closeSync(fd)
-      throw fromNode(error)
+      throw error
     }
   }
 
   stat(path: string): FileStat | undefined {
     try {
-      const stat = fs.statSync(path)
-      return {
-        kind: kindOf(stat),
-        size: stat.size,
-        allocated: stat.blocks * 512,
-        blockSize: stat.blksize,
-        identity: `${stat.dev}:${stat.ino}`,
-      }
+      const stat = fs.statSync(path, { bigint: true })
+      return describe(stat, stat.isBlockDevice() ? publishedDeviceSize(stat) : undefined)
     } catch (error) {
       const failure = fromNode(error)
       if (failure.code === 'ENOENT' || failure.code === 'ENOTDIR') {
@@ -63,39 +69,49 @@ export class NodeFiles implements HostFiles {
   }
 
   unlink(path: string): void {
-    attempt(() => fs.unlinkSync(path))
+    attempt(() => {
+      fs.unlinkSync(path)
+    })
   }
 
   rename(from: string, to: string): void {
-    attempt(() => fs.renameSync(from, to))
+    attempt(() => {
+      fs.renameSync(from, to)
+    })
   }
 
+  /** Also undefined if the path cannot be followed to its end, for example for want of permission. */
   realPath(path: string): string | undefined {
     try {
-      return fs.realpathSync(path)
-    } catch {
+      return fs.realpathSync.native(path)
+    } catch (error) {
+      fromNode(error)
       return undefined
     }
   }
 
   createTemporary(prefix: string): string {
-    const folder = process.env.TMPDIR ?? '/var/tmp'
+    const folder = process.env.TMPDIR || (process.platform === 'win32' ? tmpdir() : '/var/tmp')
     const template = `${folder}/${prefix}.XXXXXX`
+    const failed = (code: ErrnoName, cause?: unknown): Error =>
+      errnoError(code, `Could not open temporary file '${template}'`, { cause })
+    if (Buffer.byteLength(template) >= pathMax) {
+      throw failed('EOVERFLOW')
+    }
+    const { O_RDWR, O_CREAT, O_EXCL } = fs.constants
     for (let tries = 0; tries < 100; tries++) {
       const path = `${folder}/${prefix}.${randomName()}`
       try {
-        fs.closeSync(
-          fs.openSync(path, fs.constants.O_RDWR | fs.constants.O_CREAT | fs.constants.O_EXCL, 0o600),
-        )
+        fs.closeSync(fs.openSync(path, O_RDWR | O_CREAT | O_EXCL, 0o600))
         return path
       } catch (error) {
-        const failure = fromNode(error)
-        if (failure.code !== 'EEXIST') {
-          throw errnoError(failure.code, `Could not open temporary file '${template}'`, { cause: error })
+        const { code } = fromNode(error)
+        if (code !== 'EEXIST') {
+          throw failed(code, error)
         }
       }
     }
-    throw errnoError('EEXIST', `Could not open temporary file '${template}'`)
+    throw failed('EEXIST')
   }
 
   absolute(path: string): string {
@@ -103,16 +119,33 @@ export class NodeFiles implements HostFiles {
   }
 
   readWhole(path: string, limit: number): Uint8Array {
-    return attempt(() => {
-      const size = fs.statSync(path).size
-      if (size > limit) {
-        throw ioError('EFBIG')
+    const fd = attempt(() => fs.openSync(path, 'r'))
+    try {
+      // Sizes of files in /proc and /sys say nothing about their contents, so the end is looked for.
+      let bytes = new Uint8Array(Math.min(limit + 1, 4096))
+      let length = 0
+      for (;;) {
+        const got = attempt(() => fs.readSync(fd, bytes, length, bytes.length - length, null))
+        if (got === 0) {
+          return bytes.slice(0, length)
+        }
+        length += got
+        if (length > limit) {
+          throw ioError('EFBIG')
+        }
+        if (length === bytes.length) {
+          const larger = new Uint8Array(Math.min(limit + 1, 2 * length))
+          larger.set(bytes)
+          bytes = larger
+        }
       }
-      return new Uint8Array(fs.readFileSync(path))
-    })
+    } finally {
+      fs.closeSync(fd)
+    }
   }
 }
 
+/** Six letters and digits, as mkstemp puts in. */
 function randomName(): string {
   const letters = 'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789'
   return [...randomBytes(6)].map((byte) => letters[byte % letters.length]).join('')

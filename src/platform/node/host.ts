@@ -3,6 +3,7 @@ import type { Host } from '../../host/index.js'
 import { NodeCodecs } from './codecs.js'
 import type { IoPolicy } from './file.js'
 import { NodeFiles } from './files.js'
+import { libc } from './libc.js'
 
 export interface NodeHostOptions {
   /** How file requests are carried out; default `auto`. */
@@ -23,6 +24,9 @@ export function createNodeHost(options: NodeHostOptions = {}): Host {
       ((line) => {
         process.stderr.write(`${line}\n`)
       }),
-    pageSize: 4096,
+    // Only arm64 has a choice; elsewhere the question is not worth loading the binding.
+    get pageSize() {
+      return process.arch === 'arm64' ? (libc()?.pageSize ?? 4096) : 4096
+    },
   }
 }

@@ -1,20 +1,23 @@
 import { createRequire } from 'node:module'
 
-/** The system calls that Node does not offer. Results are the call's; -1 leaves the reason in {@link Libc.errno}. */
+/**
+ * The system calls that Node does not offer. A result below zero is a negated errno, as in the
+ * kernel's own interface. Offsets and lengths are bytes; buffers belong to the caller.
+ */
 export interface Libc {
-  /** errno of the last failed call, positive. */
-  errno(): number
+  readonly pageSize: number
   preadv2(fd: number, iov: Uint8Array, count: number, offset: number, flags: number): number
   lseek(fd: number, offset: number, whence: number): number
   fallocate(fd: number, mode: number, offset: number, length: number): number
-  /** As fallocate, on another thread; resolves to 0 or a positive errno. */
+  /** As {@link Libc.fallocate}, on another thread. */
   fallocateAsync(fd: number, mode: number, offset: number, length: number): Promise<number>
   fcntl(fd: number, command: number, argument: Uint8Array): number
   ioctl(fd: number, request: number, argument: Uint8Array): number
-  /** As ioctl, on another thread; resolves to 0 or a positive errno. */
+  /** As {@link Libc.ioctl}, on another thread. */
   ioctlAsync(fd: number, request: number, argument: Uint8Array): Promise<number>
+  /** Returns the bytes copied. */
   copyFileRange(from: number, fromOffset: number, to: number, toOffset: number, length: number): number
-  /** Resolves to the bytes copied or a negative errno. */
+  /** As {@link Libc.copyFileRange}, on another thread. */
   copyFileRangeAsync(
     from: number,
     fromOffset: number,
@@ -24,23 +27,30 @@ export interface Libc {
   ): Promise<number>
   fadvise(fd: number, offset: number, length: number, advice: number): number
   /** Address of a buffer's first byte. */
-  address(buffer: Uint8Array): bigint
+  address(buffer: Uint8Array): number
+}
+
+interface Library {
+  func(declaration: string): KoffiFunction
 }
 
 interface Koffi {
-  load(name: string): { func(declaration: string): KoffiFunction }
+  load(name: string | null): Library
+  /** The calling thread's; within the callback of an asynchronous call, that call's. */
   errno(): number
   address(value: unknown): bigint
 }
 
 interface KoffiFunction {
-  (...args: unknown[]): number
+  (...args: unknown[]): number | bigint
   async(...args: unknown[]): void
 }
 
+const ENOSYS = 38
+
 let cached: Libc | undefined | null = null
 
-/** The binding, loaded on first use; undefined where koffi or glibc is missing. */
+/** The binding, loaded on first use; undefined where koffi or a libc it can load is missing. */
 export function libc(): Libc | undefined {
   if (cached === null) {
     cached = load()
@@ -52,19 +62,36 @@ function load(): Libc | undefined {
   if (process.platform !== 'linux' || (process.arch !== 'x64' && process.arch !== 'arm64')) {
     return undefined
   }
-  let koffi: Koffi
-  let library: { func(declaration: string): KoffiFunction }
   try {
-    koffi = createRequire(import.meta.url)('koffi') as Koffi
-    library = koffi.load('libc.so.6')
+    const koffi = createRequire(import.meta.url)('koffi') as Koffi
+    return bind(koffi, loadLibrary(koffi))
   } catch {
     return undefined
   }
-  // Declaring a function costs; most commands need two or three of these.
-  const lazy = (declaration: string): (() => KoffiFunction) => {
-    let f: KoffiFunction | undefined
+}
+
+function loadLibrary(koffi: Koffi): Library {
+  try {
+    return koffi.load('libc.so.6')
+  } catch {
+    // musl has no file of that name; its functions are part of the process all the same.
+    return koffi.load(null)
+  }
+}
+
+function bind(koffi: Koffi, library: Library): Libc {
+  // Declaring a function costs, and most commands need two or three of these.
+  const lazy = (declaration: string): (() => KoffiFunction | undefined) => {
+    let f: KoffiFunction | undefined | null = null
     return () => {
-      f ??= library.func(declaration)
+      if (f === null) {
+        try {
+          f = library.func(declaration)
+        } catch {
+          // An older libc without this function.
+          f = undefined
+        }
+      }
       return f
     }
   }
@@ -77,53 +104,66 @@ function load(): Libc | undefined {
     'int64 copy_file_range(int from, void *fromOffset, int to, void *toOffset, size_t length, uint32 flags)',
   )
   const fadvise = lazy('int posix_fadvise(int fd, int64 offset, int64 length, int advice)')
-  // errno belongs to the thread that made the call, so asynchronous calls go through syscall-like
-  // wrappers only where the result alone tells enough; otherwise they are repeated synchronously.
-  const later = (f: KoffiFunction, ...args: unknown[]): Promise<number> =>
-    new Promise((resolve, reject) => {
-      f.async(...args, (error: Error | null, result: number) => {
-        if (error === null) {
-          resolve(Number(result))
-        } else {
-          reject(error)
-        }
-      })
-    })
-  const offsetBuffer = (offset: number): Uint8Array => {
-    const bytes = new Uint8Array(8)
-    new DataView(bytes.buffer).setBigInt64(0, BigInt(offset), true)
-    return bytes
+  const getpagesize = lazy('int getpagesize()')
+
+  const outcome = (result: number | bigint): number => {
+    const number = Number(result)
+    return number < 0 ? -koffi.errno() : number
   }
+  const now = (f: KoffiFunction | undefined, ...args: unknown[]): number =>
+    f === undefined ? -ENOSYS : outcome(f(...args))
+
+  // koffi hands addresses to the other thread without keeping the memory behind them alive.
+  const inFlight = new Set<unknown[]>()
+  const later = (f: KoffiFunction | undefined, ...args: unknown[]): Promise<number> =>
+    new Promise((resolve, reject) => {
+      if (f === undefined) {
+        resolve(-ENOSYS)
+        return
+      }
+      inFlight.add(args)
+      try {
+        f.async(...args, (error: Error | null, result: number | bigint) => {
+          const value = error === null ? outcome(result) : 0
+          inFlight.delete(args)
+          if (error === null) {
+            resolve(value)
+          } else {
+            reject(error)
+          }
+        })
+      } catch {
+        // koffi's queue is bounded; when it is full, this thread has to do the work.
+        inFlight.delete(args)
+        resolve(outcome(f(...args)))
+      }
+    })
+
+  const boxed = (offset: number): BigInt64Array => BigInt64Array.of(BigInt(offset))
   return {
-    errno: () => koffi.errno(),
-    address: (buffer) => BigInt(koffi.address(buffer)),
-    preadv2: (fd, iov, count, offset, flags) => Number(preadv2()(fd, iov, count, offset, flags)),
-    lseek: (fd, offset, whence) => Number(lseek()(fd, offset, whence)),
-    fallocate: (fd, mode, offset, length) => fallocate()(fd, mode, offset, length),
-    fallocateAsync: async (fd, mode, offset, length) => {
-      if ((await later(fallocate(), fd, mode, offset, length)) === 0) {
-        return 0
-      }
-      return fallocate()(fd, mode, offset, length) === 0 ? 0 : koffi.errno()
+    get pageSize() {
+      const bytes = now(getpagesize())
+      return bytes > 0 ? bytes : 4096
     },
-    fcntl: (fd, command, argument) => fcntl()(fd, command, argument),
-    ioctl: (fd, request, argument) => ioctl()(fd, request, argument),
-    ioctlAsync: async (fd, request, argument) => {
-      if ((await later(ioctl(), fd, request, argument)) === 0) {
-        return 0
-      }
-      return ioctl()(fd, request, argument) === 0 ? 0 : koffi.errno()
+    address: (buffer) => Number(koffi.address(buffer)),
+    preadv2: (fd, iov, count, offset, flags) => {
+      const f = preadv2()
+      return f === undefined ? -ENOSYS : outcome(f(fd, iov, count, offset, flags))
     },
+    lseek: (fd, offset, whence) => {
+      const f = lseek()
+      return f === undefined ? -ENOSYS : outcome(f(fd, offset, whence))
+    },
+    fallocate: (fd, mode, offset, length) => now(fallocate(), fd, mode, offset, length),
+    fallocateAsync: (fd, mode, offset, length) => later(fallocate(), fd, mode, offset, length),
+    fcntl: (fd, command, argument) => now(fcntl(), fd, command, argument),
+    ioctl: (fd, request, argument) => now(ioctl(), fd, request, argument),
+    ioctlAsync: (fd, request, argument) => later(ioctl(), fd, request, argument),
     copyFileRange: (from, fromOffset, to, toOffset, length) =>
-      Number(copy()(from, offsetBuffer(fromOffset), to, offsetBuffer(toOffset), length, 0)),
-    copyFileRangeAsync: async (from, fromOffset, to, toOffset, length) => {
-      const first = await later(copy(), from, offsetBuffer(fromOffset), to, offsetBuffer(toOffset), length, 0)
-      if (first >= 0) {
-        return first
-      }
-      const again = Number(copy()(from, offsetBuffer(fromOffset), to, offsetBuffer(toOffset), length, 0))
-      return again >= 0 ? again : -koffi.errno()
-    },
-    fadvise: (fd, offset, length, advice) => fadvise()(fd, offset, length, advice),
+      now(copy(), from, boxed(fromOffset), to, boxed(toOffset), length, 0),
+    copyFileRangeAsync: (from, fromOffset, to, toOffset, length) =>
+      later(copy(), from, boxed(fromOffset), to, boxed(toOffset), length, 0),
+    // The one function here that returns its error instead of setting errno.
+    fadvise: (fd, offset, length, advice) => -now(fadvise(), fd, offset, length, advice),
   }
 }

@@ -116,18 +116,18 @@ function checkWords(values: CreateValues): void {
     throw rejects('compression-type', compression)
   }
   if (preallocationOf(values) === undefined) {
-    throw rejects('preallocation', values['preallocation'])
+    throw rejects('preallocation', values.preallocation)
   }
 }
 
 function checkSupported(values: CreateValues): void {
-  if (values['encryption'] === true || Object.keys(values).some((name) => name.startsWith('encrypt.'))) {
+  if (values.encryption === true || Object.keys(values).some((name) => name.startsWith('encrypt.'))) {
     throw notSupported('encryption')
   }
-  if (values['extended_l2'] === true) {
+  if (values.extended_l2 === true) {
     throw notSupported('extended_l2')
   }
-  if (values['data_file'] !== undefined) {
+  if (values.data_file !== undefined) {
     throw notSupported('data_file')
   }
 }
@@ -140,11 +140,11 @@ function checkSupported(values: CreateValues): void {
 export function checkCreateOptions(values: CreateValues): Qcow2CreateOptions {
   checkWords(values)
   const version = versionOf(text(values, 'compat'))
-  if (typeof values['size'] !== 'number') {
+  if (typeof values.size !== 'number') {
     throw invalid("Parameter 'size' is missing")
   }
-  const clusterSize = Number(values['cluster_size'] ?? defaultClusterSize)
-  const extendedL2 = values['extended_l2'] === true
+  const clusterSize = Number(values.cluster_size ?? defaultClusterSize)
+  const extendedL2 = values.extended_l2 === true
   if (extendedL2 && version < 3) {
     throw invalid(
       'Extended L2 entries are only supported with compatibility level 1.1 and above ' +
@@ -161,14 +161,14 @@ export function checkCreateOptions(values: CreateValues): Qcow2CreateOptions {
   if (backingFormat !== undefined && backingFile === undefined) {
     throw invalid('Backing format cannot be used without backing file')
   }
-  const lazyRefcounts = values['lazy_refcounts'] === true
+  const lazyRefcounts = values.lazy_refcounts === true
   if (version < 3 && lazyRefcounts) {
     throw invalid(
       'Lazy refcounts only supported with compatibility level 1.1 and above (use version=v3 or greater)',
     )
   }
-  const refcountOrder = refcountOrderOf(Number(values['refcount_bits'] ?? 16), version, 'version=v3')
-  if (values['data_file_raw'] === true && values['data_file'] === undefined) {
+  const refcountOrder = refcountOrderOf(Number(values.refcount_bits ?? 16), version, 'version=v3')
+  if (values.data_file_raw === true && values.data_file === undefined) {
     throw invalid('data-file-raw requires data-file')
   }
   const zstd = text(values, 'compression_type') === 'zstd'
@@ -181,7 +181,7 @@ export function checkCreateOptions(values: CreateValues): Qcow2CreateOptions {
   checkSupported(values)
   return {
     version,
-    size: Math.ceil(values['size'] / 512) * 512,
+    size: Math.ceil(values.size / 512) * 512,
     clusterSize,
     refcountOrder,
     lazyRefcounts,

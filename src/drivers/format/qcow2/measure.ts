@@ -37,7 +37,7 @@ export function fullyAllocatedBytes(
 }
 
 function versionOf(values: CreateValues): 2 | 3 {
-  const compat = values['compat']
+  const compat = values.compat
   if (compat === undefined || compat === '1.1') {
     return 3
   }
@@ -50,20 +50,20 @@ function versionOf(values: CreateValues): 2 | 3 {
 /** How large an image would become: `required` for the data there is, and with everything allocated. */
 export async function measure(context: MeasureContext): Promise<MeasureResult> {
   const values = context.options
-  const clusterSize = Number(values['cluster_size'] ?? defaultClusterSize)
-  const extendedL2 = values['extended_l2'] === true
+  const clusterSize = Number(values.cluster_size ?? defaultClusterSize)
+  const extendedL2 = values.extended_l2 === true
   checkClusterSize(clusterSize, extendedL2)
   const version = versionOf(values)
-  const refcountOrder = refcountOrderOf(Number(values['refcount_bits'] ?? 16), version, 'compat=1.1')
+  const refcountOrder = refcountOrderOf(Number(values.refcount_bits ?? 16), version, 'compat=1.1')
   const preallocation = preallocationOf(values)
   if (preallocation === undefined) {
-    throw blockError('EINVAL', `invalid parameter value: ${values['preallocation']}`)
+    throw blockError('EINVAL', `invalid parameter value: ${values.preallocation}`)
   }
   if (values['encrypt.format'] === 'luks') {
     throw blockError('ENOTSUP', 'qcow2 encryption is not supported by this version')
   }
   const l2EntryBytes = extendedL2 ? 16 : tableEntryBytes
-  let size = roundUp(Number(values['size'] ?? 0), clusterSize)
+  let size = roundUp(Number(values.size ?? 0), clusterSize)
   if (Math.ceil(size / clusterSize / (clusterSize / l2EntryBytes)) * tableEntryBytes > maxL1Bytes) {
     throw blockError('EFBIG', 'The image size is too large (try using a larger cluster size)')
   }
@@ -72,7 +72,7 @@ export async function measure(context: MeasureContext): Promise<MeasureResult> {
   if (source !== undefined) {
     size = roundUp(source.length, clusterSize)
     // Nobody knows how much of the source the backing file shares: count all of it.
-    dataBytes = values['backing_file'] === undefined ? await countData(source, clusterSize) : size
+    dataBytes = values.backing_file === undefined ? await countData(source, clusterSize) : size
   }
   if (preallocation === 'full' || preallocation === 'falloc') {
     dataBytes = size

@@ -134,16 +134,26 @@ export class Qcow2Metadata {
     }
   }
 
+  /** Writes changed L2 tables to the file. Lock held. */
+  async writeL2(): Promise<void> {
+    const wait = this.l2.writeBack()
+    if (wait !== undefined) {
+      await wait
+    }
+  }
+
+  /** Writes changed refcounts to the file. Lock held. */
+  async writeBlocks(): Promise<void> {
+    const wait = this.blocks.writeBack()
+    if (wait !== undefined) {
+      await wait
+    }
+  }
+
   /** Writes both caches to the file, in order; not durable before the file is flushed. Lock held. */
   async writeCaches(): Promise<void> {
-    const l2 = this.l2.writeBack()
-    if (l2 !== undefined) {
-      await l2
-    }
-    const blocks = this.blocks.writeBack()
-    if (blocks !== undefined) {
-      await blocks
-    }
+    await this.writeL2()
+    await this.writeBlocks()
   }
 
   /** Writes to the file and waits until it is durable. */

@@ -20,7 +20,7 @@ export class Refcounts {
   readonly format: RefcountFormat
   readonly #meta: Qcow2Metadata
   /** File offsets of the blocks; 0 where there is none. */
-  #table = new Float64Array(0)
+  #table: Float64Array = new Float64Array(0)
 
   constructor(meta: Qcow2Metadata) {
     this.#meta = meta
@@ -499,6 +499,25 @@ export class Refcounts {
         await meta.allocator.free(offset, clusterSize, 'always', false)
       }
     }
+  }
+
+  /** The last cluster with a refcount, which may lie past the end of the file; -1 if there is none. */
+  async lastUsed(): Promise<number> {
+    const { blocks, geometry } = this.#meta
+    for (let index = this.#table.length - 1; index >= 0; index--) {
+      const offset = this.blockOffset(index)
+      if (offset === 0) {
+        continue
+      }
+      const block = await blocks.load(offset)
+      blocks.release(block)
+      for (let at = geometry.blockEntries - 1; at >= 0; at--) {
+        if (this.format.get(block, at) !== 0) {
+          return index * geometry.blockEntries + at
+        }
+      }
+    }
+    return -1
   }
 
   #nextUsed(block: CachedTable, from: number): number {

@@ -25,12 +25,21 @@ export class Resize {
   readonly #tables: L2Tables
   readonly #writer: ClusterWriter
   readonly #zeroDiscard: ZeroDiscard
+  readonly #onResize: (length: number) => void
 
-  constructor(meta: Qcow2Metadata, tables: L2Tables, writer: ClusterWriter, zeroDiscard: ZeroDiscard) {
+  /** @param onResize called with the new length when it has taken effect */
+  constructor(
+    meta: Qcow2Metadata,
+    tables: L2Tables,
+    writer: ClusterWriter,
+    zeroDiscard: ZeroDiscard,
+    onResize: (length: number) => void,
+  ) {
     this.#meta = meta
     this.#tables = tables
     this.#writer = writer
     this.#zeroDiscard = zeroDiscard
+    this.#onResize = onResize
   }
 
   /**
@@ -79,6 +88,7 @@ export class Resize {
     await step('Failed to update the image size', () => this.#meta.writeThrough(headerSizeField, field))
     header.size = length
     header.l1VmStateIndex = l1Entries
+    this.#onResize(length)
   }
 
   async #shrink(old: number, length: number, l1Entries: number): Promise<void> {
@@ -110,16 +120,12 @@ export class Resize {
     })
   }
 
-  /** The last cluster of the file that is in use. */
   async #lastCluster(): Promise<number> {
-    const { file, geometry, refcounts, corruption } = this.#meta
-    for (let cluster = geometry.clusters(file.length) - 1; cluster >= 0; cluster--) {
-      const refcount = refcounts.peek(cluster)
-      if ((refcount >= 0 ? refcount : await refcounts.get(cluster)) > 0) {
-        return cluster
-      }
+    const last = await this.#meta.refcounts.lastUsed()
+    if (last < 0) {
+      throw this.#meta.corruption.signal('There are no references in the refcount table.')
     }
-    throw corruption.signal('There are no references in the refcount table.')
+    return last
   }
 
   /** Allocates and links clusters without writing them; the file becomes long enough to hold them. */
@@ -212,7 +218,8 @@ export class Resize {
     const l2Tables = Math.ceil(clusters / (clusterSize / tableEntryBytes)) + 1
     const host = await meta.locked(async () => {
       await meta.flushL2()
-      const end = Math.max((await this.#endOfUse()) * clusterSize, allocator.blockedEnd * clusterSize)
+      const last = await step('Failed to resize refcount structures', () => meta.refcounts.lastUsed())
+      const end = Math.max(last + 1, allocator.blockedEnd) * clusterSize
       const start = await step('Failed to resize refcount structures', () =>
         meta.refcounts.growTable(end, clusters + l2Tables, true, 0, 0),
       )
@@ -237,15 +244,6 @@ export class Resize {
       meta.locked(() => this.#linkAll(guest, host, clusters, guest !== old)),
     )
     return zeroed
-  }
-
-  /** First cluster behind all that are in use; the end of the file if none is. */
-  async #endOfUse(): Promise<number> {
-    try {
-      return (await this.#lastCluster()) + 1
-    } catch {
-      return this.#meta.geometry.clusters(this.#meta.file.length)
-    }
   }
 
   async #growFile(length: number, preallocation: 'falloc' | 'full', zero: boolean): Promise<boolean> {

@@ -1,0 +1,244 @@
+import { codeOf, ioError, strerror } from '../../../errors/index.js'
+import {
+  type BlockChild,
+  type CheckFix,
+  type CheckResult,
+  type DriverInfo,
+  type DriverState,
+  hasZeroInit,
+  type SnapshotInfo,
+  type SpecificInfo,
+  type TruncateOptions,
+} from '../../../graph/index.js'
+import {
+  type BlockLimits,
+  type ExtentSink,
+  type FlushPath,
+  type IoNode,
+  type MapPath,
+  type RangeResult,
+  ReqFlags,
+  type WritePlan,
+} from '../../../io/index.js'
+import type { Wait } from '../../../sched/index.js'
+import { checkImage } from './check.js'
+import { ClusterWriter } from './cluster.js'
+import { CompressedClusters } from './compressed.js'
+import { Incompatible, maxBackingFileBytes } from './constants.js'
+import { L2Tables } from './l2-tables.js'
+import { Mapping } from './mapping.js'
+import type { Qcow2Metadata } from './metadata.js'
+import { Resize } from './resize.js'
+import { specificInfo } from './specific-info.js'
+import { ZeroDiscard } from './zero-discard.js'
+
+/** The path of an image's requests. */
+class ImagePath implements MapPath {
+  readonly #mapping: Mapping
+  readonly #writer: ClusterWriter
+  readonly #zeroDiscard: ZeroDiscard
+  readonly #compressed: CompressedClusters
+
+  constructor(
+    mapping: Mapping,
+    writer: ClusterWriter,
+    zeroDiscard: ZeroDiscard,
+    compressed: CompressedClusters,
+  ) {
+    this.#mapping = mapping
+    this.#writer = writer
+    this.#zeroDiscard = zeroDiscard
+    this.#compressed = compressed
+  }
+
+  resolveRead(offset: number, bytes: number, out: ExtentSink): Wait {
+    return this.#mapping.resolveRead(offset, bytes, out)
+  }
+
+  resolveWrite(offset: number, bytes: number, _flags: number, plan: WritePlan): Wait {
+    return this.#writer.resolveWrite(offset, bytes, plan)
+  }
+
+  commitWrite(plan: WritePlan): Wait {
+    return this.#writer.commitWrite(plan)
+  }
+
+  abortWrite(plan: WritePlan): Wait {
+    return this.#writer.abortWrite(plan)
+  }
+
+  zero(offset: number, bytes: number, flags: number, out: RangeResult): Wait {
+    return this.#zeroDiscard.zero(offset, bytes, flags, out)
+  }
+
+  discard(offset: number, bytes: number, out: RangeResult): Wait {
+    return this.#zeroDiscard.discard(offset, bytes, out)
+  }
+
+  readEncoded(cookie: number, offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): Wait {
+    return this.#compressed.readEncoded(cookie, offset, bytes, buffer, bufferOffset)
+  }
+
+  writeCompressed(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): Wait {
+    return this.#compressed.writeCompressed(offset, bytes, buffer, bufferOffset)
+  }
+}
+
+/** What is left of an image that was found corrupt while it could be written. */
+function outOfService(node: IoNode): MapPath & FlushPath {
+  const refuse = (): never => {
+    throw ioError('ENOMEDIUM', { node: node.nodeName })
+  }
+  return {
+    resolveRead: refuse,
+    resolveWrite: refuse,
+    commitWrite: refuse,
+    abortWrite: () => undefined,
+    zero: refuse,
+    discard: refuse,
+    writeCompressed: refuse,
+    readEncoded: refuse,
+    flushToOs: refuse,
+  }
+}
+
+/** An open qcow2 image. */
+export class Qcow2Image implements DriverState {
+  readonly file: BlockChild
+  readonly map: MapPath
+  readonly flushPath: FlushPath
+  readonly supportedZeroFlags: number
+  readonly clusterSize: number
+  readonly #meta: Qcow2Metadata
+  readonly #resize: Resize
+  #snapshots: readonly SnapshotInfo[]
+
+  /** @param onResize called with the new length after the guest size has changed */
+  constructor(
+    meta: Qcow2Metadata,
+    file: BlockChild,
+    snapshots: readonly SnapshotInfo[],
+    onResize: (length: number) => void,
+  ) {
+    this.#meta = meta
+    this.file = file
+    this.#snapshots = snapshots
+    this.clusterSize = meta.geometry.clusterSize
+    this.supportedZeroFlags = meta.header.version >= 3 ? ReqFlags.mayUnmap | ReqFlags.noFallback : 0
+    const tables = new L2Tables(meta)
+    const writer = new ClusterWriter(meta, tables)
+    const zeroDiscard = new ZeroDiscard(meta, tables, writer)
+    const compressed = new CompressedClusters(meta, tables)
+    writer.onCompressedFreed = () => compressed.invalidate()
+    this.map = new ImagePath(new Mapping(meta), writer, zeroDiscard, compressed)
+    this.flushPath = { flushToOs: () => meta.flushToOs() }
+    this.#resize = new Resize(meta, tables, writer, zeroDiscard, onResize)
+    meta.corruption.onFatal = () => {
+      const dead = outOfService(meta.node)
+      meta.node.map = dead
+      meta.node.flushPath = dead
+    }
+  }
+
+  get header() {
+    return this.#meta.header
+  }
+
+  get length(): number {
+    return this.#meta.header.size
+  }
+
+  get backingFile(): string | undefined {
+    return this.#meta.header.backingFile
+  }
+
+  get backingFormat(): string | undefined {
+    return this.#meta.header.backingFormat
+  }
+
+  /** Clusters allocated ahead are as the file is; all others read as zeroes. */
+  get hasZeroInit(): boolean {
+    const { l1, file } = this.#meta
+    return l1.size === 0 || l1.tableOffset(0) === 0 || hasZeroInit(file)
+  }
+
+  refreshLimits(limits: BlockLimits): void {
+    limits.zeroAlignment = this.clusterSize
+    limits.discardAlignment = this.clusterSize
+  }
+
+  truncate(length: number, how: TruncateOptions): Wait {
+    return this.#resize.truncate(length, how)
+  }
+
+  async check(fix: CheckFix, signal?: AbortSignal): Promise<CheckResult> {
+    return await this.#meta.locked(async () => {
+      // The check reads the file, not the caches.
+      await this.#meta.writeCaches()
+      return await checkImage(this, fix, signal)
+    })
+  }
+
+  async changeBacking(filename: string | undefined, format: string | undefined): Promise<void> {
+    const { header } = this.#meta
+    const name = filename === '' ? undefined : filename
+    if (name !== undefined && new TextEncoder().encode(name).length > maxBackingFileBytes) {
+      throw ioError('EINVAL')
+    }
+    await this.#meta.locked(async () => {
+      const { backingFile, backingFormat, backingFileBytes } = header
+      header.backingFile = name
+      header.backingFormat = format === '' ? undefined : format
+      header.backingFileBytes = undefined
+      try {
+        await this.#meta.writeHeader()
+      } catch (error) {
+        Object.assign(header, { backingFile, backingFormat, backingFileBytes })
+        throw error
+      }
+    })
+  }
+
+  info(): DriverInfo {
+    const { header, geometry } = this.#meta
+    return {
+      clusterSize: this.clusterSize,
+      vmStateOffset: header.l1VmStateIndex * geometry.l1Span,
+      isDirty: (header.incompatible & Incompatible.dirty) !== 0,
+    }
+  }
+
+  async specificInfo(): Promise<SpecificInfo> {
+    return await specificInfo(this.#meta.header, this.#meta.file)
+  }
+
+  snapshots(): readonly SnapshotInfo[] {
+    return this.#snapshots
+  }
+
+  /** Writes everything back, so that another process may open the image. */
+  async inactivate(): Promise<void> {
+    await this.#meta.locked(() => this.#meta.writeCaches())
+  }
+
+  /** Writes back what is in memory. What cannot be written is lost, with a word to the user. */
+  async close(): Promise<void> {
+    const { corruption, host } = this.#meta
+    await corruption.settled()
+    if (corruption.fatal) {
+      return
+    }
+    await this.#meta.locked(async () => {
+      try {
+        await this.#meta.writeL2()
+      } catch (error) {
+        host.warn(`Failed to flush the L2 table cache: ${strerror(codeOf(error))}`)
+      }
+      try {
+        await this.#meta.writeBlocks()
+      } catch (error) {
+        host.warn(`Failed to flush the refcount block cache: ${strerror(codeOf(error))}`)
+      }
+    })
+  }
+}

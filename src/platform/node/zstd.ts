@@ -1,0 +1,144 @@
+import zlib from 'node:zlib'
+import { ioError } from '../../errors/index.js'
+import type { Codec } from '../../host/index.js'
+import type { Maybe } from '../../sched/index.js'
+import { zstdFrame } from './zstd-frame.js'
+
+/** What a zstd library has to offer; its own errors are thrown. */
+interface ZstdLibrary {
+  /** One frame that states its content size. */
+  compress(input: Uint8Array): Maybe<Uint8Array>
+  /** Decodes one whole frame that holds at most `limit` bytes. */
+  decompress(frame: Uint8Array, limit: number): Uint8Array
+  decompressAsync(frame: Uint8Array, limit: number): Maybe<Uint8Array>
+}
+
+type Done = (error: Error | null, output: Uint8Array) => void
+
+/** The part of node:zlib that Node has from 22.15 on. */
+interface NativeZstd {
+  zstdCompress(input: Uint8Array, done: Done): void
+  zstdDecompress(input: Uint8Array, options: object, done: Done): void
+  zstdDecompressSync(input: Uint8Array, options: object): Uint8Array
+}
+
+function promised(run: (done: Done) => void): Promise<Uint8Array> {
+  return new Promise((resolve, reject) => {
+    run((error, output) => {
+      if (error === null) {
+        resolve(output)
+      } else {
+        reject(error)
+      }
+    })
+  })
+}
+
+function nativeLibrary(native: NativeZstd): ZstdLibrary {
+  const options = (limit: number): object => ({ chunkSize: Math.max(64, limit), maxOutputLength: limit })
+  return {
+    compress: (input) => promised((done) => native.zstdCompress(input, done)),
+    decompress: (frame, limit) => native.zstdDecompressSync(frame, options(limit)),
+    decompressAsync: (frame, limit) =>
+      promised((done) => native.zstdDecompress(frame, options(limit), done)),
+  }
+}
+
+async function wasmLibrary(): Promise<ZstdLibrary> {
+  const wasm = await import('@bokuweb/zstd-wasm')
+  await wasm.init()
+  // QEMU compresses at zstd's own default level.
+  const level = 3
+  const decompress = (frame: Uint8Array, limit: number): Uint8Array =>
+    wasm.decompress(frame, { defaultHeapSize: limit })
+  return { compress: (input) => wasm.compress(input, level), decompress, decompressAsync: decompress }
+}
+
+/** Loads whichever zstd this Node has. @throws BlockError ENOTSUP if there is none */
+export async function loadZstd(): Promise<Codec> {
+  const native = zlib as unknown as Partial<NativeZstd>
+  if (native.zstdDecompressSync !== undefined) {
+    return zstdCodec(nativeLibrary(native as NativeZstd))
+  }
+  try {
+    return zstdCodec(await wasmLibrary())
+  } catch (error) {
+    throw ioError('ENOTSUP', { operation: `load zstd: ${String(error)}` })
+  }
+}
+
+/** Where in the input and the output the frames of a cluster have got. */
+interface Progress {
+  at: number
+  filled: number
+}
+
+/** The next frame with content, which must fit into what is left of the output. */
+function nextFrame(input: Uint8Array, output: Uint8Array, progress: Progress): Uint8Array {
+  for (;;) {
+    const rest = input.subarray(progress.at)
+    const frame = zstdFrame(rest)
+    if (frame === undefined || (frame.contentSize ?? 0) > output.length - progress.filled) {
+      throw ioError('EIO')
+    }
+    progress.at += frame.length
+    if (frame.contentSize !== 0) {
+      return rest.subarray(0, frame.length)
+    }
+  }
+}
+
+function put(content: Uint8Array, output: Uint8Array, progress: Progress): void {
+  if (content.length > output.length - progress.filled) {
+    throw ioError('EIO')
+  }
+  output.set(content, progress.filled)
+  progress.filled += content.length
+}
+
+/** A library's own errors say that the frame is corrupt. */
+function corrupt(): never {
+  throw ioError('EIO')
+}
+
+function zstdCodec(library: ZstdLibrary): Codec {
+  const fitting = (output: Uint8Array, limit: number): Uint8Array | undefined =>
+    output.length <= limit ? output : undefined
+  return {
+    compress: (input, limit) => {
+      const output = library.compress(input)
+      return output instanceof Promise
+        ? output.then((result) => fitting(result, limit), corrupt)
+        : fitting(output, limit)
+    },
+
+    // What follows the frame that fills the output is padding or another cluster: it is not looked at.
+    decompress: (input, output) => {
+      const progress: Progress = { at: 0, filled: 0 }
+      while (progress.filled < output.length) {
+        const frame = nextFrame(input, output, progress)
+        let content: Uint8Array
+        try {
+          content = library.decompress(frame, output.length - progress.filled)
+        } catch {
+          corrupt()
+        }
+        put(content, output, progress)
+      }
+    },
+
+    decompressAsync: async (input, output) => {
+      const progress: Progress = { at: 0, filled: 0 }
+      while (progress.filled < output.length) {
+        const frame = nextFrame(input, output, progress)
+        let content: Uint8Array
+        try {
+          content = await library.decompressAsync(frame, output.length - progress.filled)
+        } catch {
+          corrupt()
+        }
+        put(content, output, progress)
+      }
+    },
+  }
+}
