@@ -26,7 +26,10 @@ function qemu(...args) {
 /** 1 GiB: half random data, a quarter text, a quarter holes, mixed in 16 MiB pieces. */
 function makeSource(path) {
   const random = randomFillSync(Buffer.alloc(16 * MiB))
-  const text = Buffer.from('The quick brown fox jumps over the lazy dog. '.repeat(400000)).subarray(0, 16 * MiB)
+  const text = Buffer.from('The quick brown fox jumps over the lazy dog. '.repeat(400000)).subarray(
+    0,
+    16 * MiB,
+  )
   const fd = openSync(path, 'w')
   for (let i = 0; i < 64; i++) {
     if (i % 4 !== 3) {
@@ -64,20 +67,35 @@ function readPair(path, format) {
   const step = 36864
   return {
     ours: async () => {
-      await using image = await openImage(path, { format, readOnly: true })
+      const image = await openImage(path, { format })
       const buffer = new Uint8Array(4096)
       const positions = Math.floor(image.size / 4096)
       const start = process.hrtime.bigint()
       for (let i = 0; i < count; i++) {
-        const wait = image.backend.read(((i * (step / 4096)) % positions) * 4096, 4096, buffer, 0)
+        const wait = image.node.read(((i * (step / 4096)) % positions) * 4096, 4096, buffer, 0, 0)
         if (wait !== undefined) {
           await wait
         }
       }
-      return Number(process.hrtime.bigint() - start) / 1e9
+      const seconds = Number(process.hrtime.bigint() - start) / 1e9
+      await image.close()
+      return seconds
     },
     theirs: () => {
-      const args = ['bench', '-f', format, '-c', String(count), '-d', '1', '-s', '4096', '-S', String(step), path]
+      const args = [
+        'bench',
+        '-f',
+        format,
+        '-c',
+        String(count),
+        '-d',
+        '1',
+        '-s',
+        '4096',
+        '-S',
+        String(step),
+        path,
+      ]
       return Number(/completed in ([\d.]+)/.exec(qemu(...args))[1])
     },
   }
@@ -91,10 +109,27 @@ const fresh = (name) => () => rmSync(name, { force: true })
 const jobs = {
   'read 4 KiB depth 1, raw': readPair('source.raw', 'raw'),
   'read 4 KiB depth 1, qcow2': readPair('source.qcow2', 'qcow2'),
-  'convert 1 GiB raw to qcow2': commandPair(['convert', '-f', 'raw', '-O', 'qcow2', 'source.raw', 'out.qcow2'], fresh('out.qcow2')),
-  'convert 1 GiB qcow2 to raw': commandPair(['convert', '-f', 'qcow2', '-O', 'raw', 'source.qcow2', 'out.raw'], fresh('out.raw')),
-  'convert -c 1 GiB raw to qcow2': commandPair(['convert', '-c', '-f', 'raw', '-O', 'qcow2', 'source.raw', 'outc.qcow2'], fresh('outc.qcow2')),
-  'compare raw with qcow2': commandPair(['compare', '-f', 'raw', '-F', 'qcow2', 'source.raw', 'source.qcow2']),
+  'convert 1 GiB raw to qcow2': commandPair(
+    ['convert', '-f', 'raw', '-O', 'qcow2', 'source.raw', 'out.qcow2'],
+    fresh('out.qcow2'),
+  ),
+  'convert 1 GiB qcow2 to raw': commandPair(
+    ['convert', '-f', 'qcow2', '-O', 'raw', 'source.qcow2', 'out.raw'],
+    fresh('out.raw'),
+  ),
+  'convert -c 1 GiB raw to qcow2': commandPair(
+    ['convert', '-c', '-f', 'raw', '-O', 'qcow2', 'source.raw', 'outc.qcow2'],
+    fresh('outc.qcow2'),
+  ),
+  'compare raw with qcow2': commandPair([
+    'compare',
+    '-f',
+    'raw',
+    '-F',
+    'qcow2',
+    'source.raw',
+    'source.qcow2',
+  ]),
   'check qcow2': commandPair(['check', 'source.qcow2']),
   'info on a small image': commandPair(['info', 'small.qcow2']),
 }
@@ -120,7 +155,14 @@ for (const [name, job] of Object.entries(jobs)) {
     b.push(await job.theirs())
   }
   const ratios = a.map((value, i) => b[i] / value)
-  const result = { ours: median(a), theirs: median(b), ratio: median(ratios), min: Math.min(...ratios), max: Math.max(...ratios), pairs }
+  const result = {
+    ours: median(a),
+    theirs: median(b),
+    ratio: median(ratios),
+    min: Math.min(...ratios),
+    max: Math.max(...ratios),
+    pairs,
+  }
   results[name] = result
   const time = (s) => `${(s * 1000).toFixed(0)} ms`.padStart(9)
   console.log(

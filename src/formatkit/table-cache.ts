@@ -222,9 +222,7 @@ export class TableCache {
 
   /** Whether {@link orderAfter} would do its work without I/O. */
   canOrderAfter(other: TableCache): boolean {
-    return (
-      this.#dependency === other || (this.#dependency === undefined && other.#dependency === undefined)
-    )
+    return this.#dependency === other || (this.#dependency === undefined && other.#dependency === undefined)
   }
 
   /** From now on this cache is written only after `other` is durable. Flushes if that contradicts an earlier order. */

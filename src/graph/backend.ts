@@ -3,6 +3,7 @@ import { ReqFlags } from '../io/index.js'
 import type { OptionDict, OptionTree } from '../options/index.js'
 import type { Wait } from '../sched/index.js'
 import { BlockChild, type EdgeParent } from './child.js'
+import { drain } from './drain.js'
 import { type OpenFlags, Perm, Role } from './flags.js'
 import type { BlockLayer } from './layer.js'
 import { attachEdge, detachEdge } from './lifecycle.js'
@@ -35,6 +36,8 @@ export class Backend implements EdgeParent {
   #perm: number
   #shared: number
   #closed = false
+  #held = 0
+  readonly #waiting: (() => void)[] = []
 
   constructor(layer: BlockLayer, options: BackendOptions = {}) {
     this.layer = layer
@@ -154,7 +157,8 @@ export class Backend implements EdgeParent {
       return
     }
     this.root = undefined
-    await drained(child.node)
+    const section = await drain([child.node])
+    section.end()
     detachEdge(child)
     if (child.node.references > 1) {
       await refreshPermissions([child.node])
@@ -183,36 +187,71 @@ export class Backend implements EdgeParent {
     return node
   }
 
+  /** New requests wait while this has been called more often than {@link releaseRequests}. */
+  holdRequests(): void {
+    this.#held++
+  }
+
+  releaseRequests(): void {
+    if (--this.#held === 0) {
+      for (const resume of this.#waiting.splice(0)) {
+        resume()
+      }
+    }
+  }
+
+  /** Runs a request once nobody holds requests back. */
+  async #whenReleased(request: () => Wait): Promise<void> {
+    while (this.#held !== 0) {
+      await new Promise<void>((resolve) => {
+        this.#waiting.push(resolve)
+      })
+    }
+    const wait = request()
+    if (wait !== undefined) {
+      await wait
+    }
+  }
+
+  /** Fills `buffer[bufferOffset, +bytes)`. @throws BlockError EIO outside the node */
   read(offset: number, bytes: number, buffer: Uint8Array, bufferOffset = 0, flags = 0): Wait {
+    if (this.#held !== 0) {
+      return this.#whenReleased(() => this.read(offset, bytes, buffer, bufferOffset, flags))
+    }
     return this.#check('read', offset, bytes).read(offset, bytes, buffer, bufferOffset, flags)
   }
 
+  /** Writes `buffer[bufferOffset, +bytes)`; durable after {@link flush}, or at once with `writeThrough`. */
   write(offset: number, bytes: number, buffer: Uint8Array, bufferOffset = 0, flags = 0): Wait {
+    if (this.#held !== 0) {
+      return this.#whenReleased(() => this.write(offset, bytes, buffer, bufferOffset, flags))
+    }
     const node = this.#check('write', offset, bytes)
     return node.write(offset, bytes, buffer, bufferOffset, this.writeThrough ? flags | ReqFlags.fua : flags)
   }
 
+  /** See IoNode.writeZeroes. */
   writeZeroes(offset: number, bytes: number, flags = 0): Wait {
+    if (this.#held !== 0) {
+      return this.#whenReleased(() => this.writeZeroes(offset, bytes, flags))
+    }
     const node = this.#check('write-zeroes', offset, bytes)
     return node.writeZeroes(offset, bytes, this.writeThrough ? flags | ReqFlags.fua : flags)
   }
 
+  /** See IoNode.discard. */
   discard(offset: number, bytes: number): Wait {
+    if (this.#held !== 0) {
+      return this.#whenReleased(() => this.discard(offset, bytes))
+    }
     return this.#check('discard', offset, bytes).discard(offset, bytes)
   }
 
+  /** Everything completed before is durable afterwards. */
   flush(): Wait {
+    if (this.#held !== 0) {
+      return this.#whenReleased(() => this.flush())
+    }
     return this.node.flush()
-  }
-}
-
-/** Waits until nothing is in flight on `node` or below it. */
-export async function drained(node: BlockNode): Promise<void> {
-  const wait = node.requests.idle()
-  if (wait !== undefined) {
-    await wait
-  }
-  for (const child of node.children) {
-    await drained(child.node)
   }
 }

@@ -6,6 +6,9 @@ export interface EdgeParent {
   readonly description: string
   /** Device name, if the parent is a device. */
   readonly deviceName?: string
+  /** Holds back new requests until released as often; users of nodes only. */
+  holdRequests?(): void
+  releaseRequests?(): void
   /** The node, if the parent is one. */
   readonly parentNode?: BlockNode
 }

@@ -12,6 +12,10 @@ function pick(values: CreateValues, schema: OptionSchema): Record<string, string
   return Object.fromEntries(Object.entries(values).filter(([name]) => Object.hasOwn(schema, name)))
 }
 
+function without(values: CreateValues, schema: OptionSchema): CreateValues {
+  return Object.fromEntries(Object.entries(values).filter(([name]) => !Object.hasOwn(schema, name)))
+}
+
 /**
  * Creates an image with `driver` (seed row 20). `values` may also hold options of the protocol
  * below, which are passed on to it. When it throws, files that did not exist before are gone again.
@@ -35,7 +39,8 @@ export async function createWithDriver(
     filename,
     options: values,
     createFile: async (size) => {
-      await createFile(layer, filename, { ...values, size })
+      // What the format has an option for is not the protocol's business, even under the same name.
+      await createFile(layer, filename, { ...without(values, driver.createOptions ?? {}), size })
       const node = await layer.open(filename, new OptionDict(), { write: true, protocol: true })
       opened.push(node)
       return node

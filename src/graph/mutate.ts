@@ -1,7 +1,7 @@
 import { blockError } from '../errors/index.js'
-import { drained } from './backend.js'
 import { setBacking } from './backing.js'
 import type { BlockChild } from './child.js'
+import { drain } from './drain.js'
 import { Role } from './flags.js'
 import { isBelow } from './lifecycle.js'
 import type { BlockNode } from './node.js'
@@ -30,15 +30,23 @@ export async function replaceNode(from: BlockNode, to: BlockNode): Promise<void>
   if (from === to) {
     return
   }
-  await drained(from)
-  const frozen = from.parents.find((edge) => edge.frozen)
-  if (frozen !== undefined) {
-    throw blockError('EPERM', `Cannot change frozen '${frozen.name}' link to '${from.name}'`)
+  const section = await drain([from, to])
+  try {
+    await replaceDrained(from, to)
+  } finally {
+    section.end()
   }
+}
+
+async function replaceDrained(from: BlockNode, to: BlockNode): Promise<void> {
   const moved = from.parents.filter((edge) => {
     const parent = edge.parent.parentNode
     return parent === undefined || !isBelow(to, parent)
   })
+  const frozen = moved.find((edge) => edge.frozen)
+  if (frozen !== undefined) {
+    throw blockError('EPERM', `Cannot change '${frozen.name}' link to '${from.name}'`)
+  }
   // The edges hold the references that keep `from` alive while they move.
   from.references++
   for (const edge of moved) {

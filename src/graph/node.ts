@@ -40,8 +40,6 @@ export class BlockNode extends IoNode implements EdgeParent {
   probed = false
   /** Parent whose options this node inherited from, if any. */
   inheritsFrom: BlockNode | undefined = undefined
-  /** No request may be started by parents while this is above 0. */
-  quiesce = 0
   /** `force-share=on`: no locks, nothing is promised. */
   forceShare = false
   readonly opBlockers = new OpBlockers()

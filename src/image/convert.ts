@@ -124,7 +124,7 @@ function refuse(text: string): never {
 function checkCombination(options: ConvertOptions): void {
   const { parallel = 8, sparseSize = 4096 } = options
   if (!Number.isInteger(parallel) || parallel < 1 || parallel > maxParallel) {
-    refuse('Invalid number of coroutines. ' + `Allowed number of coroutines is between 1 and ${maxParallel}`)
+    refuse(`Invalid number of coroutines. Allowed number of coroutines is between 1 and ${maxParallel}`)
   }
   if (!(sparseSize >= 0 && sparseSize <= maxBufferBytes && sparseSize % sectorBytes === 0)) {
     refuse(

@@ -13,7 +13,7 @@ export {
 export * from './dd.js'
 export * from './info.js'
 export { inQemuOrder } from './key-order.js'
-export type { LongRun } from './long-run.js'
+export { type LongRun, throwIfAborted } from './long-run.js'
 export * from './map.js'
 export * from './measure.js'
 export { type ImageSpec, imageLabel, type OpenImageFlags, openImage } from './open.js'

@@ -93,7 +93,7 @@ async function specificInfo(node: BlockNode): Promise<SpecificInfo | undefined> 
 }
 
 function isEncrypted(specific: SpecificInfo | undefined): boolean {
-  return specific !== undefined && (specific.type === 'luks' || specific.data['encrypt'] !== undefined)
+  return specific !== undefined && (specific.type === 'luks' || specific.data.encrypt !== undefined)
 }
 
 async function sizeOnDisk(node: BlockNode): Promise<number | undefined> {

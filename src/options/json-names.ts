@@ -1,5 +1,7 @@
-import { blockError } from '../errors/index.js'
+import { jsonString, qdictOrder } from '../bytes/index.js'
+import { blockError, prefixed } from '../errors/index.js'
 import { OptionDict, type OptionTree, type OptionValue } from './dict.js'
+import { type JsonValue, parseJson } from './json-parse.js'
 
 /** Options as a tree again: dotted keys become nested objects, runs of `0`, `1`, … become lists. */
 export function unflatten(dict: OptionDict): OptionTree {
@@ -34,27 +36,31 @@ function listify(value: unknown): unknown {
   return Object.fromEntries(entries)
 }
 
-/** JSON on one line, with a blank after commas and colons as QEMU writes it. */
+/** JSON on one line as it stands in `json:` names: keys in the order of QEMU's dictionaries. */
 export function compactJson(value: unknown): string {
   if (Array.isArray(value)) {
     return `[${value.map(compactJson).join(', ')}]`
   }
   if (typeof value === 'object' && value !== null) {
-    const members = Object.entries(value).map(
-      ([key, inner]) => `${JSON.stringify(key)}: ${compactJson(inner)}`,
+    const members = qdictOrder(Object.keys(value)).map(
+      (key) => `${jsonString(key)}: ${compactJson((value as Record<string, unknown>)[key])}`,
     )
     return `{${members.join(', ')}}`
   }
-  return JSON.stringify(value)
+  return typeof value === 'string' ? jsonString(value) : String(value)
 }
 
-/** The options of a `json:{…}` name (seed row 29). */
+/**
+ * The options of a `json:{…}` name (seed row 29).
+ *
+ * @throws BlockError EINVAL `Could not parse the JSON options: …`, `Invalid JSON object given`
+ */
 export function parseJsonFilename(filename: string): OptionDict {
-  let value: unknown
+  let value: JsonValue
   try {
-    value = JSON.parse(filename.slice('json:'.length))
+    value = parseJson(filename.slice('json:'.length))
   } catch (error) {
-    throw blockError('EINVAL', 'Could not parse the JSON options: JSON parse error', { cause: error })
+    throw prefixed(error, 'Could not parse the JSON options: ')
   }
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
     throw blockError('EINVAL', 'Invalid JSON object given')

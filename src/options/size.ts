@@ -1,36 +1,87 @@
 /** Result of parsing a size: bytes, or why not. */
 export type SizeParse = number | 'invalid' | 'too-large'
 
-const suffixes: Record<string, number> = {
-  b: 0, B: 0, k: 1, K: 1, m: 2, M: 2, g: 3, G: 3, t: 4, T: 4, p: 5, P: 5, e: 6, E: 6,
+/** As {@link SizeParse}, without rounding. */
+export type ExactSizeParse = bigint | 'invalid' | 'too-large'
+
+const suffixPowers: Readonly<Record<string, bigint>> = { b: 0n, k: 1n, m: 2n, g: 3n, t: 4n, p: 5n, e: 6n }
+
+const limit = 1n << 64n
+
+/** Hex digits run as far as they can, so `b`, `B`, `e` and `E` after them are digits. */
+const hexSize = /^[\t\n\v\f\r ]*\+?0[xX]([0-9a-fA-F]+)([kKmMgGtTpP]?)(.*)$/s
+/** A fraction's exponent is recognised, to be refused. */
+const decimalSize = /^[\t\n\v\f\r ]*\+?(\d+)(?:\.(\d+(?:[eE][+-]?\d+)?)?)?([bBkKmMgGtTpPeE]?)(.*)$/s
+
+/**
+ * Parses a size by QEMU's rules: decimal or `0x…`, an optional 1024-based suffix (`64k`, `1.5G`), a
+ * fraction only in decimal and with a suffix above bytes. `'too-large'` means 2^64 or more.
+ */
+export function parseSizeExact(text: string): ExactSizeParse {
+  const hex = hexSize.exec(text)
+  if (hex !== null) {
+    const [, digits = '', suffix = '', rest] = hex
+    return rest === '' ? scaled(BigInt(`0x${digits}`), 0n, suffix) : 'invalid'
+  }
+  const decimal = decimalSize.exec(text)
+  if (decimal === null) {
+    return 'invalid'
+  }
+  const [, whole = '', fraction = '', suffix = '', rest] = decimal
+  if (rest !== '' || /[eE]/.test(fraction)) {
+    return 'invalid'
+  }
+  const integer = BigInt(whole)
+  if (integer >= limit) {
+    // QEMU stops at the number then, and takes a suffix for garbage.
+    return text.endsWith(whole) ? 'too-large' : 'invalid'
+  }
+  // 64 bits behind the point, from a double, as QEMU keeps it; a fraction that rounds to 1 is lost there.
+  const fixed = BigInt(Math.trunc(Number(`0.${fraction}`) * 2 ** 64)) % limit
+  return fixed !== 0n && /^[bB]?$/.test(suffix) ? 'invalid' : scaled(integer, fixed, suffix)
+}
+
+function scaled(integer: bigint, fixed: bigint, suffix: string): ExactSizeParse {
+  const scale = 1024n ** (suffixPowers[suffix.toLowerCase()] ?? 0n)
+  // Halves are rounded up.
+  const total = integer * scale + (fixed * scale + (limit >> 1n)) / limit
+  return total >= limit ? 'too-large' : total
 }
 
 /**
- * Parses a size with an optional 1024-based suffix (`1.5G`, `64k`, `0x10000`) into bytes.
- * Fractions are allowed in decimal with a suffix larger than bytes. `'too-large'` means 2^64 or more;
- * values between 2^53 and 2^64 come back rounded and are refused later by the length checks.
+ * As {@link parseSizeExact}, as a number: values between 2^53 and 2^64 come back rounded and are
+ * refused later by the length checks.
  */
 export function parseSize(text: string): SizeParse {
-  const match = /^\s*(?:(0[xX][0-9a-fA-F]+)|(\d+)(\.\d*)?|(\.\d+))([bBkKmMgGtTpPeE])?$/.exec(text)
+  const size = parseSizeExact(text)
+  return typeof size === 'bigint' ? Number(size) : size
+}
+
+/** QEMU's warning about a size that it reads but does not like, without `warning: `. */
+export function sizeWarning(text: string): string | undefined {
+  const hex = hexSize.exec(text)
+  return hex === null || hex[2] === ''
+    ? undefined
+    : `Using a multiplier suffix on hex numbers is deprecated: ${text}`
+}
+
+/** Result of parsing an integer with C's rules for base 0. */
+export type IntegerParse = bigint | 'invalid' | 'too-large'
+
+/**
+ * Parses an integer as `strtoull` with base 0 does: blanks in front, a sign, `0x…` and octal `0…`.
+ * `'too-large'` means that it does not fit into 64 bits.
+ */
+export function parseInteger(text: string): IntegerParse {
+  const match = /^[\t\n\v\f\r ]*([+-]?)(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9]\d*)$/.exec(text)
   if (match === null) {
     return 'invalid'
   }
-  const [, hex, whole, fraction, bare, suffix] = match
-  if (hex !== undefined && suffix !== undefined && !/[bBeE]/.test(suffix)) {
-    return 'invalid'
+  const [, sign, digits = ''] = match
+  const octal = digits.length > 1 && /^0\d/.test(digits)
+  const value = BigInt(octal ? `0o${digits.slice(1)}` : digits)
+  if (value >= limit) {
+    return 'too-large'
   }
-  const power = suffix === undefined ? 0 : (suffixes[suffix] ?? 0)
-  const scale = 1024n ** BigInt(power)
-  const integer = BigInt(hex ?? whole ?? '0') * scale
-  let extra = 0
-  const fractionText = fraction ?? bare
-  if (fractionText !== undefined && fractionText !== '.') {
-    const value = Number(`0${fractionText}`)
-    if (value !== 0 && power === 0) {
-      return 'invalid'
-    }
-    extra = Math.round(value * Number(scale))
-  }
-  const total = integer + BigInt(extra)
-  return total >= 1n << 64n ? 'too-large' : Number(total)
+  return sign === '-' ? -value : value
 }

@@ -29,7 +29,12 @@ export function typeOption(name: string, spec: OptionSpec, value: OptionValue): 
       return size
     }
     case 'number': {
-      const number = typeof value === 'number' ? value : /^\s*\+?(\d+|0x[0-9a-fA-F]+)$/.test(String(value)) ? Number(value) : NaN
+      const number =
+        typeof value === 'number'
+          ? value
+          : /^\s*\+?(\d+|0x[0-9a-fA-F]+)$/.test(String(value))
+            ? Number(value)
+            : NaN
       if (!Number.isSafeInteger(number)) {
         throw blockError('EINVAL', `Parameter '${name}' expects a number`)
       }

@@ -2,6 +2,7 @@ import fs from 'node:fs'
 import { ioError } from '../../errors/index.js'
 import type { FileAlignment, FileKind, FileStat, HostFile } from '../../host/index.js'
 import type { Maybe, Wait } from '../../sched/index.js'
+import { setExtentSizeHint, setNoCopyOnWrite } from './attributes.js'
 import { Errno, fromNode } from './errors.js'
 import { describe, identityOf, kindOf, publishedDeviceSize } from './file-stat.js'
 import { libc } from './libc.js'
@@ -83,11 +84,12 @@ export class NodeFile implements HostFile {
       const align = alignments.find(accepted) ?? safeAlignment
       return align === 1 ? safeAlignment : align
     }
-    const buffer = alignedBuffer(safeAlignment, 2 * safeAlignment)
     const logical = this.kind === 'block' ? logicalBlockSize(this.fd) : undefined
+    const length = Math.max(safeAlignment, logical ?? 0)
+    const buffer = alignedBuffer(safeAlignment, safeAlignment + length)
     return {
       request: logical ?? finest((align) => accepts(align, buffer)),
-      memory: finest((align) => accepts(safeAlignment, buffer.subarray(align))),
+      memory: finest((align) => accepts(length, buffer.subarray(align))),
     }
   }
 
@@ -296,6 +298,14 @@ export class NodeFile implements HostFile {
       return undefined
     }
     return copyRange(this.fd, offset, target.fd, targetOffset, bytes, this.#policy === 'sync')
+  }
+
+  setNoCopyOnWrite(): void {
+    setNoCopyOnWrite(this.fd)
+  }
+
+  setExtentSizeHint(bytes: number): boolean {
+    return setExtentSizeHint(this.fd, bytes)
   }
 
   dropCache(offset: number, bytes: number): void {

@@ -85,6 +85,7 @@ export class NodeFiles implements HostFiles {
     try {
       return fs.realpathSync.native(path)
     } catch (error) {
+      // Only to pass on what is no system error.
       fromNode(error)
       return undefined
     }

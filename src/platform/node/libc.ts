@@ -163,7 +163,10 @@ function bind(koffi: Koffi, library: Library): Libc {
       now(copy(), from, boxed(fromOffset), to, boxed(toOffset), length, 0),
     copyFileRangeAsync: (from, fromOffset, to, toOffset, length) =>
       later(copy(), from, boxed(fromOffset), to, boxed(toOffset), length, 0),
-    // The one function here that returns its error instead of setting errno.
-    fadvise: (fd, offset, length, advice) => -now(fadvise(), fd, offset, length, advice),
+    fadvise: (fd, offset, length, advice) => {
+      const f = fadvise()
+      // The one function here that returns its error instead of setting errno.
+      return f === undefined ? -ENOSYS : -Number(f(fd, offset, length, advice))
+    },
   }
 }

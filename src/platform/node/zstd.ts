@@ -39,8 +39,7 @@ function nativeLibrary(native: NativeZstd): ZstdLibrary {
   return {
     compress: (input) => promised((done) => native.zstdCompress(input, done)),
     decompress: (frame, limit) => native.zstdDecompressSync(frame, options(limit)),
-    decompressAsync: (frame, limit) =>
-      promised((done) => native.zstdDecompress(frame, options(limit), done)),
+    decompressAsync: (frame, limit) => promised((done) => native.zstdDecompress(frame, options(limit), done)),
   }
 }
 

@@ -64,8 +64,7 @@ export class ClusterAllocator {
 
   #isBlocked(cluster: number): boolean {
     return (
-      (!this.#held.isEmpty && this.#held.has(cluster)) ||
-      (!this.#banned.isEmpty && this.#banned.has(cluster))
+      (!this.#held.isEmpty && this.#held.has(cluster)) || (!this.#banned.isEmpty && this.#banned.has(cluster))
     )
   }
 

@@ -36,8 +36,7 @@ export function cacheSizes(options: CacheOptions, size: number, clusterSize: num
   const combined = options['cache-size']
   const l2Setting = options['l2-cache-size']
   const refcountSetting = options['refcount-cache-size']
-  const wholeDisk =
-    Math.ceil((Math.ceil(size / clusterSize) * tableEntryBytes) / clusterSize) * clusterSize
+  const wholeDisk = Math.ceil((Math.ceil(size / clusterSize) * tableEntryBytes) / clusterSize) * clusterSize
   let l2Bytes = Math.min(wholeDisk, l2Setting ?? defaultMaxL2CacheBytes)
   let refcountBytes = refcountSetting ?? 0
   if (combined !== undefined) {

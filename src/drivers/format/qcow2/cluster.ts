@@ -93,9 +93,7 @@ export class ClusterWriter {
   /** Refuses the header's cluster, which only corrupt refcounts make look free. */
   #checkPlace(host: number): void {
     if (host === 0) {
-      throw this.#meta.corruption.signal(
-        'Preventing invalid write on metadata (overlaps with qcow2_header)',
-      )
+      throw this.#meta.corruption.signal('Preventing invalid write on metadata (overlaps with qcow2_header)')
     }
   }
 
@@ -154,10 +152,7 @@ export class ClusterWriter {
     const { view } = slice
     const first = this.#tables.l2Index(offset) % meta.sliceEntries
     const inCluster = offset % clusterSize
-    const count = Math.min(
-      meta.sliceEntries - first,
-      Math.ceil((inCluster + bytes) / clusterSize),
-    )
+    const count = Math.min(meta.sliceEntries - first, Math.ceil((inCluster + bytes) / clusterSize))
     const high = view.getUint32(first * tableEntryBytes)
     const low = view.getUint32(first * tableEntryBytes + 4)
     const isNew = needsAllocation(high, low)

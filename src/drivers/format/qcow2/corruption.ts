@@ -39,9 +39,7 @@ export class CorruptionReport {
     }
     this.#reported = true
     if (!fatal) {
-      host.warn(
-        `qcow2: Image is corrupt: ${message}; further non-fatal corruption events will be suppressed`,
-      )
+      host.warn(`qcow2: Image is corrupt: ${message}; further non-fatal corruption events will be suppressed`)
       return error
     }
     host.warn(`qcow2: Marking image as corrupt: ${message}; further corruption events will be suppressed`)

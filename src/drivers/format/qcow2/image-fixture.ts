@@ -101,7 +101,8 @@ export function checkBytes(image: Uint8Array): RawCheck {
     }
     return value
   }
-  const end = Math.max(Math.ceil(image.length / clusterSize), blocks.length * perBlock)
+  const lastBlock = blocks.findLastIndex((block) => block !== 0)
+  const end = Math.max(Math.ceil(image.length / clusterSize), (lastBlock + 1) * perBlock)
   for (const cluster of references.keys()) {
     if (cluster >= end) {
       corrupt.push(`cluster ${cluster} is referenced but cannot be counted`)

@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
@@ -33,15 +33,25 @@ async function settle(wait: Wait): Promise<void> {
   }
 }
 
-function qemuCheck(image: Uint8Array, name: string): string {
-  const path = join(scratch, name)
-  writeFileSync(path, image)
+/** What `qemu-img check` says, and a comparison of the contents with `model`. */
+function oracle(image: Uint8Array, base: Uint8Array | undefined, model: Uint8Array, name: string): string {
+  const folder = join(scratch, name)
+  mkdirSync(folder)
+  writeFileSync(join(folder, 'image'), image)
+  writeFileSync(join(folder, 'model'), model)
+  if (base !== undefined) {
+    writeFileSync(join(folder, 'base'), base)
+  }
+  const options = { encoding: 'utf8', cwd: folder } as const
   try {
-    return execFileSync('qemu-img', ['check', '-f', 'qcow2', path], { encoding: 'utf8' })
+    return (
+      execFileSync('qemu-img', ['check', '-f', 'qcow2', 'image'], options) +
+      execFileSync('qemu-img', ['compare', '-f', 'qcow2', '-F', 'raw', 'image', 'model'], options)
+    )
   } catch (error) {
     return `FAILED ${(error as { stdout: string }).stdout}${(error as { stderr: string }).stderr}`
   } finally {
-    rmSync(path)
+    rmSync(folder, { recursive: true })
   }
 }
 
@@ -81,7 +91,7 @@ class Run {
       compat: shape.version === 2 ? '0.10' : '1.1',
       cluster_size: shape.clusterSize,
       refcount_bits: shape.refcountBits,
-      ...(shape.backing === 0 ? {} : { backing_file: '/base', backing_fmt: 'raw' }),
+      ...(shape.backing === 0 ? {} : { backing_file: 'base', backing_fmt: 'raw' }),
     })
   }
 
@@ -162,7 +172,9 @@ class Run {
   async compare(wait: Wait, got: Uint8Array, expected: Uint8Array, at: number): Promise<void> {
     await settle(wait)
     const differs = got.findIndex((byte, i) => byte !== expected[i])
-    expect(differs < 0 ? 'equal' : `byte ${at + differs}: ${got[differs]} != ${expected[differs]}`).toBe('equal')
+    expect(differs < 0 ? 'equal' : `byte ${at + differs}: ${got[differs]} != ${expected[differs]}`).toBe(
+      'equal',
+    )
   }
 
   /** Requests in flight together, on disjoint ranges that often share clusters. */
@@ -254,7 +266,9 @@ describe('random requests against a model', () => {
       expect(checkBytes(image)).toEqual({ corrupt: [], leaked: [] })
       expect(run.host.warnings).toEqual([])
       if (round === rounds - 1) {
-        expect(qemuCheck(image, `${shape.seed}.qcow2`)).toContain('No errors were found on the image.')
+        const said = oracle(image, run.host.contents('/base')?.bytes(), run.model, String(shape.seed))
+        expect(said).toContain('No errors were found on the image.')
+        expect(said).toContain('Images are identical.')
       }
     }
     await run.open()

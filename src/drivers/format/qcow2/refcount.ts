@@ -204,11 +204,7 @@ export class Refcounts {
    * Takes a reference from each cluster; `onFree` gets the runs that have none left. Clusters whose
    * count cannot be changed are left out, and the first reason is thrown at the end.
    */
-  async decrease(
-    first: number,
-    count: number,
-    onFree: (start: number, end: number) => void,
-  ): Promise<void> {
+  async decrease(first: number, count: number, onFree: (start: number, end: number) => void): Promise<void> {
     const { blockEntries } = this.#meta.geometry
     const end = first + count
     let failure: unknown

@@ -1,0 +1,82 @@
+/**
+ * blockgraph: virtual disk images as a library.
+ *
+ * The functions here work on a block layer of their own, made on first use, with every driver of
+ * the package on Node's file system. {@link createLibrary} gives the same functions over drivers,
+ * a platform or a policy of your choice.
+ */
+import { allDrivers } from './all-drivers.js'
+import { qcow2CreateOptions } from './drivers/format/qcow2/options.js'
+import { rawCreateOptions } from './drivers/format/raw/options.js'
+import { fileCreateOptions } from './drivers/protocol/file/options.js'
+import { type BlockLayer, type BlockLayerOptions, createBlockLayer } from './graph/index.js'
+import { bindLibrary, type Library } from './library/index.js'
+import { createNodeHost } from './platform/node/index.js'
+
+export { allDrivers } from './all-drivers.js'
+export { BlockError, type ErrnoName, type ErrorPlace, isBlockError } from './errors/index.js'
+export {
+  allowImplicitFiles,
+  Backend,
+  type BlockDriver,
+  BlockLayer,
+  type BlockLayerOptions,
+  BlockNode,
+  createBlockLayer,
+  type DriverModule,
+  type DriverState,
+  denyImplicitFiles,
+  type ImplicitFile,
+  type ImplicitFilePolicy,
+  implicitFilesWithin,
+  Perm,
+  Role,
+} from './graph/index.js'
+export type { Host } from './host/index.js'
+export type {
+  CheckImageResult,
+  CompareResult,
+  ConvertResult,
+  CreateImageResult,
+  ImageInfo,
+  ImageSpec,
+  MapExtent,
+} from './image/index.js'
+export * from './library/index.js'
+export { createReadStream, createWriteStream } from './node-streams.js'
+export { createNodeHost, type NodeHostOptions } from './platform/node/index.js'
+
+const schemas = {
+  raw: { ...fileCreateOptions, ...rawCreateOptions },
+  qcow2: { ...fileCreateOptions, ...qcow2CreateOptions },
+} as const
+
+export type CreateSchemas = typeof schemas
+
+/** The library's functions over a block layer of their own. Absent options: every driver, Node's file system. */
+export function createLibrary(options: Partial<BlockLayerOptions> = {}): Library<CreateSchemas> & {
+  readonly layer: BlockLayer
+} {
+  const layer = createBlockLayer({
+    ...options,
+    host: options.host ?? createNodeHost(),
+    drivers: options.drivers ?? allDrivers,
+  })
+  return { ...bindLibrary(() => layer, schemas), layer }
+}
+
+let shared: BlockLayer | undefined
+
+const library = bindLibrary(() => {
+  shared ??= createBlockLayer({ host: createNodeHost(), drivers: allDrivers })
+  return shared
+}, schemas)
+
+export const openImage: Library<CreateSchemas>['openImage'] = library.openImage
+export const createImage: Library<CreateSchemas>['createImage'] = library.createImage
+export const convertImage: Library<CreateSchemas>['convertImage'] = library.convertImage
+export const compareImages: Library<CreateSchemas>['compareImages'] = library.compareImages
+export const checkImage: Library<CreateSchemas>['checkImage'] = library.checkImage
+export const imageInfo: Library<CreateSchemas>['imageInfo'] = library.imageInfo
+export const mapImage: Library<CreateSchemas>['mapImage'] = library.mapImage
+export const measureImage: Library<CreateSchemas>['measureImage'] = library.measureImage

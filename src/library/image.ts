@@ -1,0 +1,264 @@
+import { blockError } from '../errors/index.js'
+import {
+  type Backend,
+  type BlockLayer,
+  type BlockNode,
+  type CheckFix,
+  createBlockLayer,
+  type ImplicitFilePolicy,
+  Perm,
+  type Preallocation,
+} from '../graph/index.js'
+import {
+  type CheckImageResult,
+  checkImage,
+  type ImageInfo,
+  type ImageSpec,
+  imageInfo,
+  type MapExtent,
+  type MapOptions,
+  mapImage,
+  openImage as openBackend,
+  resizeImage,
+  throwIfAborted,
+} from '../image/index.js'
+import { ReqFlags } from '../io/index.js'
+import type { OptionTree } from '../options/index.js'
+import type { Wait } from '../sched/index.js'
+import { type RangeOptions, readableOf, writableOf } from './streams.js'
+
+/** An image by name, or by options as `--blockdev` and `json:` names hold them. */
+export type ImageName = string | OptionTree
+
+export interface OpenImageOptions {
+  /** Default true. */
+  readonly readOnly?: boolean | undefined
+  /** Format driver; probed when absent, which is dangerous for raw images that a guest has written to. */
+  readonly format?: string | undefined
+  /** Cache mode word: `writeback` (default), `none`, `writethrough`, `directsync`, `unsafe`. */
+  readonly cache?: string | undefined
+  /** Further open options of the image, as in `json:` names. */
+  readonly options?: OptionTree | undefined
+  /** Pass discards on to the files below. Default true. */
+  readonly unmap?: boolean | undefined
+  /** Do not open the backing files: what is not allocated reads as zeroes. */
+  readonly noBacking?: boolean | undefined
+  /** Read an image that somebody else is writing to; what is read may be inconsistent. */
+  readonly forceShare?: boolean | undefined
+  /**
+   * What to do with files that the image itself names. Default: the layer's policy. Give one for
+   * images from strangers.
+   */
+  readonly implicitFiles?: ImplicitFilePolicy | undefined
+  /** Stops the opening. */
+  readonly signal?: AbortSignal | undefined
+}
+
+export interface WriteOptions {
+  /** The data is on stable storage when the write is done. */
+  readonly fua?: boolean | undefined
+}
+
+export interface WriteZeroesOptions extends WriteOptions {
+  /** The range may be deallocated. */
+  readonly unmap?: boolean | undefined
+}
+
+export interface ResizeOptions {
+  /** Permits making the image smaller, which loses what lies past the new end. */
+  readonly shrink?: boolean | undefined
+  readonly preallocation?: Preallocation | undefined
+}
+
+export interface CheckOptions {
+  /** What to repair; needs an image open for writing. */
+  readonly fix?: CheckFix | undefined
+  readonly signal?: AbortSignal | undefined
+}
+
+/**
+ * An open image. Offsets and sizes are bytes; any offset and length within the image will do.
+ *
+ * Close it, or declare it with `await using`: what was written may otherwise be lost. All failures are
+ * BlockErrors. Buffers handed in must stay untouched until the returned promise settles.
+ */
+export class Image {
+  readonly #backend: Backend
+  readonly #readOnly: boolean
+
+  /** @internal Use `openImage`. */
+  constructor(backend: Backend, readOnly: boolean) {
+    this.#backend = backend
+    this.#readOnly = readOnly
+  }
+
+  /** Guest-visible bytes. */
+  get size(): number {
+    return this.#backend.length
+  }
+
+  /** Name of the format driver. */
+  get format(): string {
+    return this.node.driver?.name ?? ''
+  }
+
+  /** The name the image can be opened by again: a file name or `json:{…}`. */
+  get filename(): string {
+    return this.node.filename
+  }
+
+  get readOnly(): boolean {
+    return this.#readOnly
+  }
+
+  /** The node of the block graph, for what this class does not offer. */
+  get node(): BlockNode {
+    return this.#backend.node
+  }
+
+  /** Reads `bytes` at `offset` into a new buffer, or as much as `into` holds into that; returns the buffer. */
+  async read(offset: number, bytes: number): Promise<Uint8Array>
+  async read(offset: number, into: Uint8Array): Promise<Uint8Array>
+  async read(offset: number, target: number | Uint8Array): Promise<Uint8Array> {
+    const bytes = typeof target === 'number' ? target : target.length
+    this.#check(offset, bytes)
+    const buffer = typeof target === 'number' ? new Uint8Array(bytes) : target
+    await settled(this.#backend.read(offset, bytes, buffer))
+    return buffer
+  }
+
+  /** Writes `data` at `offset`. It is durable after the next {@link flush}. */
+  async write(offset: number, data: Uint8Array, options: WriteOptions = {}): Promise<void> {
+    this.#check(offset, data.length)
+    await settled(this.#backend.write(offset, data.length, data, 0, flagsOf(options)))
+  }
+
+  /** Makes the range read as zeroes, without writing data where the format can. */
+  async writeZeroes(offset: number, bytes: number, options: WriteZeroesOptions = {}): Promise<void> {
+    this.#check(offset, bytes)
+    const unmap = options.unmap === true ? ReqFlags.mayUnmap : 0
+    await settled(this.#backend.writeZeroes(offset, bytes, flagsOf(options) | unmap))
+  }
+
+  /** Tells that the contents of the range are no longer needed. What it reads as afterwards is not defined. */
+  async discard(offset: number, bytes: number): Promise<void> {
+    this.#check(offset, bytes)
+    await settled(this.#backend.discard(offset, bytes))
+  }
+
+  /** Everything written before is on stable storage afterwards. */
+  async flush(): Promise<void> {
+    await settled(this.#backend.flush())
+  }
+
+  /** Changes the size in bytes; a part that is added reads as zeroes. */
+  async resize(size: number, options: ResizeOptions = {}): Promise<void> {
+    const { perm, shared } = this.#backend
+    await this.#backend.setPermissions(perm | Perm.resize, shared)
+    try {
+      await resizeImage(this.#backend, { size, ...options })
+    } finally {
+      await this.#backend.setPermissions(perm, shared)
+    }
+  }
+
+  /** What `qemu-img info --output=json` prints of the image. */
+  async info(): Promise<ImageInfo> {
+    return await imageInfo(this.node)
+  }
+
+  /** The extents of the image in order: what is data, what is zero, and where it is stored. */
+  map(options: MapOptions = {}): AsyncGenerator<MapExtent, void, void> {
+    return mapImage(this.node, options)
+  }
+
+  /** Checks the image's metadata, and repairs it if asked to. */
+  async check(options: CheckOptions = {}): Promise<CheckImageResult> {
+    return await checkImage(this.#backend, options)
+  }
+
+  /** A stream of the contents of `[start, end)`, by default all of it. */
+  readable(options: RangeOptions = {}): ReadableStream<Uint8Array> {
+    return readableOf(this, options)
+  }
+
+  /** A stream that writes from `start` on; writing past `end` fails with `ENOSPC`. Closing it flushes. */
+  writable(options: RangeOptions = {}): WritableStream<Uint8Array> {
+    return writableOf(this, options)
+  }
+
+  /** Writes back what is cached and closes the image. May be called again. */
+  async close(): Promise<void> {
+    await this.#backend.close()
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close()
+  }
+
+  #check(offset: number, bytes: number): void {
+    const sane = Number.isSafeInteger(offset) && Number.isSafeInteger(bytes) && offset >= 0 && bytes >= 0
+    if (!sane || offset + bytes > this.size) {
+      throw blockError('EINVAL', `Range of ${bytes} bytes at ${offset} does not lie within the image`)
+    }
+  }
+}
+
+function flagsOf(options: WriteOptions): number {
+  return options.fua === true ? ReqFlags.fua : 0
+}
+
+async function settled(wait: Wait): Promise<void> {
+  if (wait !== undefined) {
+    await wait
+  }
+}
+
+/**
+ * Opens an image. Close it when done.
+ *
+ * @throws BlockError `Could not open '%s': …`
+ */
+export async function openImage(
+  layer: BlockLayer,
+  name: ImageName,
+  options: OpenImageOptions = {},
+): Promise<Image> {
+  throwIfAborted(options.signal)
+  const readOnly = options.readOnly ?? true
+  const tree = typeof name === 'string' ? options.options : { ...name, ...options.options }
+  const spec: ImageSpec = {
+    filename: typeof name === 'string' ? name : undefined,
+    format: options.format,
+    options: tree,
+    label: typeof name === 'string' ? name : JSON.stringify(name),
+    forceShare: options.forceShare,
+  }
+  const backend = await openBackend(layerFor(layer, options.implicitFiles), spec, {
+    write: !readOnly,
+    unmap: options.unmap ?? true,
+    noBacking: options.noBacking ?? false,
+    cache: options.cache,
+  })
+  try {
+    throwIfAborted(options.signal)
+  } catch (error) {
+    await backend.close()
+    throw error
+  }
+  return new Image(backend, readOnly)
+}
+
+/** A policy of its own needs a layer of its own. */
+function layerFor(layer: BlockLayer, implicitFiles: ImplicitFilePolicy | undefined): BlockLayer {
+  if (implicitFiles === undefined) {
+    return layer
+  }
+  const { host, drivers, whitelist } = layer
+  return createBlockLayer({
+    host,
+    drivers: [...drivers].reverse(),
+    implicitFiles,
+    ...(whitelist === undefined ? {} : { whitelist }),
+  })
+}

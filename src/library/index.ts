@@ -1,0 +1,4 @@
+/** The public interface of the library. May import everything below it. */
+export * from './image.js'
+export * from './library.js'
+export type { RangeOptions } from './streams.js'

@@ -1,0 +1,142 @@
+import type { BlockLayer, MeasureResult } from '../graph/index.js'
+import {
+  type CheckImageOptions,
+  type CheckImageResult,
+  type CompareOptions,
+  type CompareResult,
+  type ConvertOptions,
+  type ConvertResult,
+  type CreateImageOptions,
+  type CreateImageResult,
+  checkImage,
+  collectImageInfo,
+  compareImages,
+  convertImage,
+  createImage,
+  type ImageInfo,
+  type ImageInfoOptions,
+  type ImageSpec,
+  type MapExtent,
+  type MapOptions,
+  mapImage,
+  measureImage,
+  openImage as openBackend,
+} from '../image/index.js'
+import type { OptionSchema, OptionsOf } from '../options/index.js'
+import { type Image, type ImageName, type OpenImageOptions, openImage } from './image.js'
+
+/** Create options by format name, for the types of `options`. */
+export type FormatSchemas = Readonly<Record<string, OptionSchema>>
+
+/** Create options of one format, named and typed by its schema; formats without one take any. */
+export type FormatOptions<S extends FormatSchemas, F extends string> = F extends keyof S
+  ? Readonly<OptionsOf<S[F]>>
+  : CreateImageOptions['options']
+
+/** What `createImage` takes. With a format known by type, `options` are typed too; text as for `-o` always works. */
+export interface TypedCreateOptions<S extends FormatSchemas, F extends string>
+  extends Omit<CreateImageOptions, 'format' | 'options'> {
+  readonly format?: F | undefined
+  readonly options?: FormatOptions<S, F> | string | undefined
+}
+
+export interface TypedConvertOptions<S extends FormatSchemas, F extends string>
+  extends Omit<ConvertOptions, 'format' | 'options' | 'sources' | 'target'> {
+  readonly format?: F | undefined
+  readonly options?: FormatOptions<S, F> | string | undefined
+}
+
+export interface MeasureOptions<S extends FormatSchemas, F extends string> {
+  readonly format?: F | undefined
+  readonly options?: FormatOptions<S, F> | string | undefined
+}
+
+/** The public functions, bound to a block layer. */
+export interface Library<S extends FormatSchemas> {
+  /** Opens an image, read-only unless told otherwise. Close it when done. */
+  openImage(name: ImageName, options?: OpenImageOptions): Promise<Image>
+  /** Creates an image as `qemu-img create` does. */
+  createImage<const F extends string = 'raw'>(options: TypedCreateOptions<S, F>): Promise<CreateImageResult>
+  /** Converts one image, or several in a row, as `qemu-img convert` does. */
+  convertImage<const F extends string = 'raw'>(
+    source: string | ImageSpec | readonly (string | ImageSpec)[],
+    target: string | ImageSpec,
+    options?: TypedConvertOptions<S, F>,
+  ): Promise<ConvertResult>
+  /** Compares the contents of two images as `qemu-img compare` does. */
+  compareImages(
+    first: string | ImageSpec,
+    second: string | ImageSpec,
+    options?: CompareOptions,
+  ): Promise<CompareResult>
+  /** Checks an image as `qemu-img check` does, and repairs it if `fix` says so. */
+  checkImage(image: string | ImageSpec, options?: CheckImageOptions): Promise<CheckImageResult>
+  /** Describes an image, and those below it if asked to, as `qemu-img info` does. */
+  imageInfo(image: string | ImageSpec, options?: ImageInfoOptions): Promise<ImageInfo[]>
+  /** The extents of an image in order, as `qemu-img map` does. The image is open as long as you iterate. */
+  mapImage(image: string | ImageSpec, options?: MapOptions): AsyncGenerator<MapExtent, void, void>
+  /** Bytes that a target would need for `source`: an image, or a number of guest bytes. */
+  measureImage<const F extends string = 'raw'>(
+    source: string | ImageSpec | number,
+    options?: MeasureOptions<S, F>,
+  ): Promise<MeasureResult>
+}
+
+/**
+ * Binds the library to a layer, which is made when it is first needed. `schemas` is there for its type:
+ * the create options that each format's driver declares.
+ */
+export function bindLibrary<S extends FormatSchemas>(layerOf: () => BlockLayer, _schemas: S): Library<S> {
+  return {
+    openImage: async (name, options) => await openImage(layerOf(), name, options),
+    createImage: async (options) => await createImage(layerOf(), options as CreateImageOptions),
+    convertImage: async (source, target, options = {}) => {
+      const sources = Array.isArray(source) ? source : [source as string | ImageSpec]
+      return await convertImage(layerOf(), { ...(options as Partial<ConvertOptions>), sources, target })
+    },
+    compareImages: async (first, second, options) => {
+      const layer = layerOf()
+      const a = await openBackend(layer, first)
+      try {
+        const b = await openBackend(layer, second)
+        try {
+          return await compareImages(a, b, options)
+        } finally {
+          await b.close()
+        }
+      } finally {
+        await a.close()
+      }
+    },
+    checkImage: async (image, options = {}) => {
+      const backend = await openBackend(layerOf(), image, { check: true, write: options.fix !== undefined })
+      try {
+        return await checkImage(backend, options)
+      } finally {
+        await backend.close()
+      }
+    },
+    imageInfo: async (image, options) => await collectImageInfo(layerOf(), image, options),
+    mapImage: async function* (image, options) {
+      const backend = await openBackend(layerOf(), image)
+      try {
+        yield* mapImage(backend.node, options)
+      } finally {
+        await backend.close()
+      }
+    },
+    measureImage: async (source, options = {}) => {
+      const layer = layerOf()
+      const target = { format: options.format, options: options.options as CreateImageOptions['options'] }
+      if (typeof source === 'number') {
+        return await measureImage(layer, { ...target, size: source })
+      }
+      const backend = await openBackend(layer, source)
+      try {
+        return await measureImage(layer, { ...target, source: backend })
+      } finally {
+        await backend.close()
+      }
+    },
+  }
+}
