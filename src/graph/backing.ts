@@ -1,7 +1,7 @@
 import { blockError, prefixed } from '../errors/index.js'
 import type { OptionDict } from '../options/index.js'
-import type { BlockChild } from './child.js'
 import { localPath } from './create.js'
+import { drain } from './drain.js'
 import { refreshFilename } from './filenames.js'
 import { Role } from './flags.js'
 import { refreshLimits } from './geometry.js'
@@ -136,29 +136,31 @@ export async function openBackingFile(node: BlockNode, options: OptionDict): Pro
  * is given back (seed row 59).
  */
 export async function setBacking(node: BlockNode, backing: BlockNode | undefined): Promise<void> {
-  const old = node.child('backing')
-  if (old?.node === backing) {
+  if (node.child('backing')?.node === backing) {
     return
   }
+  const section = await drain([node])
+  try {
+    await setBackingDrained(node, backing)
+  } finally {
+    section.end()
+  }
+}
+
+async function setBackingDrained(node: BlockNode, backing: BlockNode | undefined): Promise<void> {
+  const old = node.child('backing')
   if (old?.frozen === true) {
     throw blockError('EPERM', `Cannot change frozen 'backing' link from '${node.name}' to '${old.node.name}'`)
   }
   old?.node.opBlockers.unblockAll(node.backingBlocker)
-  let edge: BlockChild | undefined
+  await detachChild(old)
   if (backing !== undefined) {
-    if (old !== undefined) {
-      await detachChild(old)
-    }
-    edge = await attachChild(node, backing, 'backing', Role.cow)
+    await attachChild(node, backing, 'backing', Role.cow)
     node.flags.noBacking = false
     node.backingBlocker.message = `node is used as backing hd of '${deviceOrNodeName(node)}'`
     backing.opBlockers.blockAll(node.backingBlocker, allowedOnBacking)
-  } else {
-    await detachChild(old)
   }
-  if (edge !== undefined || old !== undefined) {
-    refreshLimits(node)
-  }
+  refreshLimits(node)
 }
 
 /**

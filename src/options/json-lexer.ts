@@ -28,17 +28,17 @@ export class JsonLexer {
   }
 
   /** The character at hand; empty at the end. */
-  get #char(): string {
+  #peek(): string {
     return this.#text[this.#at] ?? ''
   }
 
   /** The next token, or undefined at the end. Throws `JSON parse error, stray '%s'`. */
   next(): JsonToken | undefined {
-    while (this.#char !== '' && ' \t\r\n'.includes(this.#char)) {
+    while (this.#peek() !== '' && ' \t\r\n'.includes(this.#peek())) {
       this.#at++
     }
     this.#start = this.#at
-    const char = this.#char
+    const char = this.#peek()
     if (char === '') {
       return undefined
     }
@@ -50,7 +50,7 @@ export class JsonLexer {
       return this.#string(char)
     }
     if (char >= 'a' && char <= 'z') {
-      while (this.#char >= 'a' && this.#char <= 'z') {
+      while (this.#peek() >= 'a' && this.#peek() <= 'z') {
         this.#at++
       }
       return this.#token('keyword')
@@ -65,21 +65,20 @@ export class JsonLexer {
     return { kind, text: this.#text.slice(this.#start, this.#at) }
   }
 
-  /** The token so far with the character that spoils it. */
+  /** The token so far with the byte that spoils it: of a longer character its first one. */
   #stray() {
-    const code = this.#text.codePointAt(this.#at)
-    const end = this.#at + (code === undefined ? 0 : String.fromCodePoint(code).length)
-    return jsonError(`stray '${this.#text.slice(this.#start, end)}'`)
+    const char = this.#peek()
+    return jsonError(`stray '${this.#text.slice(this.#start, this.#at)}${char < '\x80' ? char : '\ufffd'}'`)
   }
 
   #string(quote: string): JsonToken {
     this.#at++
-    while (this.#char !== quote) {
-      if (this.#char === '\\') {
+    while (this.#peek() !== quote) {
+      if (this.#peek() === '\\') {
         this.#at++
       }
       // Also at the end of the text.
-      if (this.#char < ' ') {
+      if (this.#peek() < ' ') {
         throw this.#stray()
       }
       this.#at++
@@ -89,38 +88,38 @@ export class JsonLexer {
   }
 
   #digits(): void {
-    if (!isDigit(this.#char)) {
+    if (!isDigit(this.#peek())) {
       throw this.#stray()
     }
-    while (isDigit(this.#char)) {
+    while (isDigit(this.#peek())) {
       this.#at++
     }
   }
 
   #number(): JsonToken {
-    if (this.#char === '-') {
+    if (this.#peek() === '-') {
       this.#at++
     }
     let kind: JsonTokenKind = 'integer'
-    const isZero = this.#char === '0'
+    const isZero = this.#peek() === '0'
     if (isZero) {
       this.#at++
-      if (isDigit(this.#char)) {
+      if (isDigit(this.#peek())) {
         throw this.#stray()
       }
     } else {
       this.#digits()
     }
-    if (this.#char === '.') {
+    if (this.#peek() === '.') {
       kind = 'float'
       this.#at++
       this.#digits()
     }
     // A bare zero takes no exponent: `0e1` is a zero and a keyword.
-    if ((this.#char === 'e' || this.#char === 'E') && (kind === 'float' || !isZero)) {
+    if ((this.#peek() === 'e' || this.#peek() === 'E') && (kind === 'float' || !isZero)) {
       kind = 'float'
       this.#at++
-      if (this.#char === '+' || this.#char === '-') {
+      if (this.#peek() === '+' || this.#peek() === '-') {
         this.#at++
       }
       this.#digits()

@@ -166,19 +166,24 @@ export function makeBacking(shop: Workshop, c: Case, stem: string): Made['backin
   if (c.backing === 'raw') {
     const file = shop.path(`${stem}-base.raw`)
     shop.img('create', '-q', '-f', 'raw', file, String(size - 300 * 512))
-    shop.io(file, 'raw', fitting(operationsOf(c, 1), size - 300 * 512))
+    shop.io(file, 'raw', fitting(plain(c, 1), size - 300 * 512))
     return { file, format: 'raw' }
   }
   const bottom = shop.path(`${stem}-base.qcow2`)
   shop.img('create', '-q', '-f', 'qcow2', '-o', 'cluster_size=4k', bottom, String(size - 500 * 512))
-  shop.io(bottom, 'qcow2', fitting(operationsOf({ ...c, compression: 'none' }, 2), size - 500 * 512))
+  shop.io(bottom, 'qcow2', fitting(plain(c, 2), size - 500 * 512))
   if (c.backing === 'qcow2') {
     return { file: bottom, format: 'qcow2' }
   }
   const middle = shop.path(`${stem}-middle.qcow2`)
   shop.img('create', '-q', '-f', 'qcow2', '-b', bottom, '-F', 'qcow2', middle, String(size - 100 * 512))
-  shop.io(middle, 'qcow2', fitting(operationsOf({ ...c, compression: 'none' }, 3), size - 100 * 512))
+  shop.io(middle, 'qcow2', fitting(plain(c, 3), size - 100 * 512))
   return { file: middle, format: 'qcow2' }
+}
+
+/** The history of a backing file is the same whether the image above it is compressed or not. */
+function plain(c: Case, salt: number): Operation[] {
+  return operationsOf({ ...c, compression: 'none' }, salt)
 }
 
 function fitting(operations: readonly Operation[], size: number): string[] {
