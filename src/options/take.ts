@@ -1,7 +1,7 @@
 import { blockError } from '../errors/index.js'
 import type { OptionDict, OptionValue } from './dict.js'
 import type { OptionSchema, OptionSpec, OptionsOf } from './schema.js'
-import { parseSize } from './size.js'
+import { parseInteger, parseSize } from './size.js'
 
 /** Types one value as `spec` says. Throws EINVAL with QEMU's text. */
 export function typeOption(name: string, spec: OptionSpec, value: OptionValue): string | number | boolean {
@@ -17,33 +17,41 @@ export function typeOption(name: string, spec: OptionSpec, value: OptionValue): 
         return false
       }
       throw blockError('EINVAL', `Parameter '${name}' expects 'on' or 'off'`)
-    case 'size': {
-      const size = typeof value === 'number' ? value : parseSize(String(value))
-      if (typeof size !== 'number' || size < 0 || !Number.isInteger(size)) {
-        throw blockError('EINVAL', `Parameter '${name}' expects a non-negative number below 2^64`, {
-          hint:
-            'Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n' +
-            'and exabytes, respectively.',
-        })
-      }
-      return size
-    }
-    case 'number': {
-      const number =
-        typeof value === 'number'
-          ? value
-          : /^\s*\+?(\d+|0x[0-9a-fA-F]+)$/.test(String(value))
-            ? Number(value)
-            : NaN
-      if (!Number.isSafeInteger(number)) {
-        throw blockError('EINVAL', `Parameter '${name}' expects a number`)
-      }
-      return number
-    }
+    case 'size':
+      return typeSize(name, value)
+    case 'number':
+      return typeNumber(name, value)
     case 'enum':
     case 'string':
       return value === null ? '' : typeof value === 'boolean' ? (value ? 'on' : 'off') : String(value)
   }
+}
+
+function typeSize(name: string, value: OptionValue): number {
+  const size = typeof value === 'number' ? value : parseSize(String(value))
+  if (size === 'too-large') {
+    throw blockError('EINVAL', `Value '${value}' is out of range for parameter '${name}'`)
+  }
+  if (size === 'invalid' || size < 0 || !Number.isInteger(size)) {
+    throw blockError('EINVAL', `Parameter '${name}' expects a non-negative number below 2^64`, {
+      hint:
+        'Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n' +
+        'and exabytes, respectively.',
+    })
+  }
+  return size
+}
+
+/** Negative numbers pass: what they mean is the driver's business. */
+function typeNumber(name: string, value: OptionValue): number {
+  const number = typeof value === 'number' && Number.isInteger(value) ? value : parseInteger(String(value))
+  if (number === 'too-large') {
+    throw blockError('EINVAL', `Value '${value}' is too large for parameter '${name}'`)
+  }
+  if (number === 'invalid') {
+    throw blockError('EINVAL', `Parameter '${name}' expects a number`)
+  }
+  return Number(number)
 }
 
 /**
@@ -55,7 +63,10 @@ export function takeOptions<S extends OptionSchema>(dict: OptionDict, schema: S)
   for (const [name, spec] of Object.entries(schema)) {
     const value = dict.get(name)
     if (value !== undefined) {
-      result[name] = typeOption(name, spec, value)
+      // `null` says nothing, except for `backing`, which is no option of a schema.
+      if (value !== null) {
+        result[name] = typeOption(name, spec, value)
+      }
       dict.delete(name)
     }
   }
