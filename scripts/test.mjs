@@ -10,7 +10,15 @@ const checks = [
   ['types', ['node_modules/typescript/bin/tsc', '--noEmit', '-p', 'tsconfig.json']],
   ['lint and format', ['node_modules/@biomejs/biome/bin/biome', 'check', '.']],
   ['no forgotten waits', ['node_modules/eslint/bin/eslint.js', 'src']],
-  ['import direction and cycles', ['node_modules/dependency-cruiser/bin/dependency-cruise.mjs', '--config', '.dependency-cruiser.cjs', 'src']],
+  [
+    'import direction and cycles',
+    [
+      'node_modules/dependency-cruiser/bin/dependency-cruise.mjs',
+      '--config',
+      '.dependency-cruiser.cjs',
+      'src',
+    ],
+  ],
   ['build', ['scripts/build.mjs']],
   ['API docs', ['node_modules/typedoc/bin/typedoc', '--logLevel', 'Warn', '--treatWarningsAsErrors']],
 ]
@@ -27,7 +35,14 @@ for (const [name, args] of checks) {
 
 const vitest = spawnSync(
   process.execPath,
-  ['node_modules/vitest/vitest.mjs', 'run', '--reporter=dot', '--reporter=json', `--outputFile.json=${report}`, ...process.argv.slice(2)],
+  [
+    'node_modules/vitest/vitest.mjs',
+    'run',
+    '--reporter=dot',
+    '--reporter=json',
+    `--outputFile.json=${report}`,
+    ...process.argv.slice(2),
+  ],
   { stdio: ['ignore', 'inherit', 'inherit'] },
 )
 try {
@@ -35,7 +50,9 @@ try {
   passed += result.numPassedTests
   failed += result.numFailedTests
   // A file that could not even be loaded has no tests to count.
-  failed += result.testResults.filter((file) => file.status === 'failed' && file.assertionResults.length === 0).length
+  failed += result.testResults.filter(
+    (file) => file.status === 'failed' && file.assertionResults.length === 0,
+  ).length
   if (result.numPassedTests === 0) {
     failed++
     console.log('FAIL no test ran')

@@ -46,7 +46,8 @@ const secretHelp = [
  */
 export function parseObject(text: string): ObjectRequest {
   let value: JsonObject
-  if (text.startsWith('{')) {
+  const isJson = text.startsWith('{')
+  if (isJson) {
     value = parseJson(text) as JsonObject
   } else {
     const parsed = parseKeyval(text, 'qom-type')
@@ -56,74 +57,96 @@ export function parseObject(text: string): ObjectRequest {
       return { kind: 'help', lines }
     }
   }
-  return { kind: 'secret', secret: secretOf(value) }
+  return { kind: 'secret', secret: new ObjectReader(value, isJson).secret() }
 }
 
-function secretOf(value: JsonObject): SecretSpec {
-  const type = required(value, 'qom-type')
-  if (type !== 'secret' && !otherTypes.includes(type)) {
-    throw blockError('EINVAL', `Parameter 'qom-type' does not accept value '${type}'`)
+/** Takes an object's members as the type's description has them; the order decides which error comes first. */
+class ObjectReader {
+  readonly #value: JsonObject
+  readonly #isJson: boolean
+  readonly #known = new Set<string>()
+
+  constructor(value: JsonObject, isJson: boolean) {
+    this.#value = value
+    this.#isJson = isJson
   }
-  const id = required(value, 'id')
-  if (type !== 'secret') {
-    throw blockError('EINVAL', `invalid object type: ${type}`)
-  }
-  const loaded = value['loaded']
-  if (loaded !== undefined && !isBoolean(loaded)) {
-    throw blockError('EINVAL', "Parameter 'loaded' expects 'on' or 'off'")
-  }
-  const format = optional(value, 'format') ?? 'raw'
-  if (format !== 'raw' && format !== 'base64') {
-    throw blockError('EINVAL', `Parameter 'format' does not accept value '${format}'`)
-  }
-  const keyId = optional(value, 'keyid')
-  const iv = optional(value, 'iv')
-  const data = optional(value, 'data')
-  const file = optional(value, 'file')
-  const known = ['qom-type', 'id', 'loaded', 'format', 'keyid', 'iv', 'data', 'file']
-  for (const key of Object.keys(value)) {
-    if (!known.includes(key)) {
-      throw blockError('EINVAL', `Parameter '${key}' is unexpected`)
+
+  secret(): SecretSpec {
+    const type = this.#required('qom-type')
+    if (type !== 'secret' && !otherTypes.includes(type)) {
+      throw blockError('EINVAL', `Parameter 'qom-type' does not accept value '${type}'`)
+    }
+    const id = this.#required('id')
+    if (type !== 'secret') {
+      throw blockError('EINVAL', `invalid object type: ${type}`)
+    }
+    const hasLoaded = this.#boolean('loaded')
+    const format = this.#optional('format') ?? 'raw'
+    if (format !== 'raw' && format !== 'base64') {
+      throw blockError('EINVAL', `Parameter 'format' does not accept value '${format}'`)
+    }
+    const keyId = this.#optional('keyid')
+    const iv = this.#optional('iv')
+    const data = this.#optional('data')
+    const file = this.#optional('file')
+    const [left] = Object.keys(this.#value).filter((key) => !this.#known.has(key))
+    if (left !== undefined) {
+      throw blockError('EINVAL', `Parameter '${left}' is unexpected`)
+    }
+    if (!isIdentifier(id)) {
+      throw identifierError()
+    }
+    if (hasLoaded) {
+      throw blockError('EINVAL', "Property 'secret.loaded' is not writable")
+    }
+    return {
+      id,
+      format,
+      ...(data === undefined ? {} : { data }),
+      ...(file === undefined ? {} : { file }),
+      ...(keyId === undefined ? {} : { keyId }),
+      ...(iv === undefined ? {} : { iv }),
     }
   }
-  if (!isIdentifier(id)) {
-    throw identifierError()
-  }
-  if (loaded !== undefined) {
-    throw blockError('EINVAL', "Property 'secret.loaded' is not writable")
-  }
-  return {
-    id,
-    format,
-    ...(data === undefined ? {} : { data }),
-    ...(file === undefined ? {} : { file }),
-    ...(keyId === undefined ? {} : { keyId }),
-    ...(iv === undefined ? {} : { iv }),
-  }
-}
 
-function isBoolean(value: JsonValue): boolean {
-  return (
-    typeof value === 'boolean' ||
-    (typeof value === 'string' && /^(?:on|off|yes|no|true|false|y|n)$/.test(value))
-  )
-}
+  #member(key: string): JsonValue | undefined {
+    this.#known.add(key)
+    return Object.hasOwn(this.#value, key) ? this.#value[key] : undefined
+  }
 
-function optional(value: JsonObject, key: string): string | undefined {
-  const member = Object.hasOwn(value, key) ? value[key] : undefined
-  if (member === undefined || typeof member === 'string') {
+  /** Whether a boolean member is there. */
+  #boolean(key: string): boolean {
+    const member = this.#member(key)
+    if (member === undefined) {
+      return false
+    }
+    const isWord = typeof member === 'string' && /^(?:on|off|yes|no|true|false|y|n)$/.test(member)
+    if (typeof member === 'boolean' ? !this.#isJson : !isWord) {
+      throw blockError('EINVAL', `Parameter '${key}' expects 'on' or 'off'`)
+    }
+    return true
+  }
+
+  #optional(key: string): string | undefined {
+    const member = this.#member(key)
+    if (member === undefined || typeof member === 'string') {
+      return member
+    }
+    throw blockError(
+      'EINVAL',
+      this.#isJson
+        ? `Invalid parameter type for '${key}', expected: string`
+        : `Parameters '${key}.*' are unexpected`,
+    )
+  }
+
+  #required(key: string): string {
+    const member = this.#optional(key)
+    if (member === undefined) {
+      throw blockError('EINVAL', `Parameter '${key}' is missing`)
+    }
     return member
   }
-  // Only key-value text makes nested values of strings; JSON says what it means.
-  throw blockError('EINVAL', `Invalid parameter type for '${key}', expected: string`)
-}
-
-function required(value: JsonObject, key: string): string {
-  const member = optional(value, key)
-  if (member === undefined) {
-    throw blockError('EINVAL', `Parameter '${key}' is missing`)
-  }
-  return member
 }
 
 /** The bytes of base64 text. Throws EINVAL `Base64 data contains invalid characters`. */

@@ -19,22 +19,15 @@ const decimalSize = /^[\t\n\v\f\r ]*\+?(\d+)(?:\.(\d+(?:[eE][+-]?\d+)?)?)?([bBkK
  */
 export function parseSizeExact(text: string): ExactSizeParse {
   const hex = hexSize.exec(text)
-  if (hex !== null) {
-    const [, digits = '', suffix = '', rest] = hex
-    return rest === '' ? scaled(BigInt(`0x${digits}`), 0n, suffix) : 'invalid'
-  }
-  const decimal = decimalSize.exec(text)
-  if (decimal === null) {
-    return 'invalid'
-  }
-  const [, whole = '', fraction = '', suffix = '', rest] = decimal
+  const [, digits = '', fraction = '', suffix = '', rest] =
+    hex === null ? (decimalSize.exec(text) ?? []) : [hex[0], `0x${hex[1]}`, '', hex[2], hex[3]]
   if (rest !== '' || /[eE]/.test(fraction)) {
     return 'invalid'
   }
-  const integer = BigInt(whole)
+  const integer = BigInt(digits)
   if (integer >= limit) {
     // QEMU stops at the number then, and takes a suffix for garbage.
-    return text.endsWith(whole) ? 'too-large' : 'invalid'
+    return text.endsWith(digits.replace(/^0x/, '')) ? 'too-large' : 'invalid'
   }
   // 64 bits behind the point, from a double, as QEMU keeps it; a fraction that rounds to 1 is lost there.
   const fixed = BigInt(Math.trunc(Number(`0.${fraction}`) * 2 ** 64)) % limit
@@ -60,7 +53,7 @@ export function parseSize(text: string): SizeParse {
 /** QEMU's warning about a size that it reads but does not like, without `warning: `. */
 export function sizeWarning(text: string): string | undefined {
   const hex = hexSize.exec(text)
-  return hex === null || hex[2] === ''
+  return hex === null || hex[2] === '' || BigInt(`0x${hex[1]}`) >= limit
     ? undefined
     : `Using a multiplier suffix on hex numbers is deprecated: ${text}`
 }

@@ -42,7 +42,7 @@ function typeSize(name: string, value: OptionValue): number {
   return size
 }
 
-/** Negative numbers pass: what they mean is the driver's business. */
+/** Negative numbers pass, and 2^63 and above are negative, as in QEMU: what that means is the driver's business. */
 function typeNumber(name: string, value: OptionValue): number {
   const number = typeof value === 'number' && Number.isInteger(value) ? value : parseInteger(String(value))
   if (number === 'too-large') {
@@ -51,7 +51,7 @@ function typeNumber(name: string, value: OptionValue): number {
   if (number === 'invalid') {
     throw blockError('EINVAL', `Parameter '${name}' expects a number`)
   }
-  return Number(number)
+  return typeof number === 'bigint' ? Number(BigInt.asIntN(64, number)) : number
 }
 
 /**

@@ -52,7 +52,15 @@ test('row 5: a layer is ready when it is made, and drivers are loaded once, on f
   let loads = 0
   const lazy = toyFormat('lazy', 0)
   const { layer, host } = memoryLayer({
-    drivers: [{ ...lazy, load: () => (loads++, lazy.load()) }],
+    drivers: [
+      {
+        ...lazy,
+        load: () => {
+          loads++
+          return lazy.load()
+        },
+      },
+    ],
   })
   host.put('/a', new Uint8Array(512))
   expect(loads).toBe(0)
