@@ -255,15 +255,18 @@ export class ClusterAllocator {
         if (fromL2) {
           this.#unlinked.add(start, stop)
         }
-        this.freed(start, stop - start, reason)
+        this.freed(start, stop - start, reason, fromL2)
       })
     } catch (error) {
       this.#meta.host.warn(`qcow2_free_clusters failed: ${strerror(codeOf(error))}`)
     }
   }
 
-  /** Clusters have lost their last reference. */
-  freed(first: number, count: number, reason: FreeReason): void {
+  /**
+   * Clusters have lost their last reference. Guest data may still be read or written by requests in
+   * flight and is not reused before these are done; tables (`guestData` false) are nobody's target.
+   */
+  freed(first: number, count: number, reason: FreeReason, guestData: boolean): void {
     const { clusterSize } = this.#meta.geometry
     const end = first + count
     const open = Math.floor(this.#nextByte / clusterSize)
@@ -273,11 +276,13 @@ export class ClusterAllocator {
     if (this.discards[reason]) {
       this.#toDiscard.add(first, end)
     }
-    this.#held.add(first, end)
-    this.#meta.node.requests.afterCurrent(() => {
-      this.#held.remove(first, end)
-      this.searchFrom(first)
-    })
+    if (guestData) {
+      this.#held.add(first, end)
+      this.#meta.node.requests.afterCurrent(() => {
+        this.#held.remove(first, end)
+        this.searchFrom(first)
+      })
+    }
     this.searchFrom(first)
   }
 

@@ -3,6 +3,7 @@ import type { OpenContext, SnapshotInfo } from '../../../graph/index.js'
 import type { IoNode } from '../../../io/index.js'
 import { type OptionsOf, takeOptions } from '../../../options/index.js'
 import type { DiscardPolicy } from './allocate.js'
+import { checkBitmaps } from './bitmap-directory.js'
 import { cacheSizes } from './cache-sizes.js'
 import { headerLengthV3 } from './constants.js'
 import { readPadded } from './file-read.js'
@@ -34,7 +35,7 @@ export async function open(context: OpenContext): Promise<Qcow2Image> {
   const { node, host, flags } = context
   const file = context.file.node
   const write = flags.write && !node.readOnly
-  const mode = { check: flags.check, write }
+  const mode = { check: flags.check, write, noIo: flags.noIo }
   const header = parseHeader(await readHeader(file), mode)
   const unsupported = describeUnsupported(header, mode)
   if (unsupported !== undefined) {
@@ -61,6 +62,7 @@ export async function open(context: OpenContext): Promise<Qcow2Image> {
   if (!flags.check) {
     snapshots = (await readSnapshotTable(file, header)).snapshots
   }
+  await checkBitmaps(file, header)
   if (write && clearAutoclear(header)) {
     try {
       await meta.writeHeader()

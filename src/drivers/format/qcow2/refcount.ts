@@ -490,7 +490,7 @@ export class Refcounts {
       meta.blocks.discardRange(offset, clusterSize)
       if (this.#tableIndex(offset / clusterSize) === i) {
         // It counted itself and is gone with its count.
-        meta.allocator.freed(offset / clusterSize, 1, 'always')
+        meta.allocator.freed(offset / clusterSize, 1, 'always', false)
       } else {
         await meta.allocator.free(offset, clusterSize, 'always', false)
       }
