@@ -94,8 +94,10 @@ describe.skipIf(!haveQemu).each(cases.map((c) => [nameOf(c), c] as const))('%s',
     if (format === 'qcow2') {
       shop.img('check', '-f', format, ours)
     }
-    // Out of order, and with other compressed sizes, the same clusters stand elsewhere.
-    const layout = args.includes('-c') || args.includes('-W') ? guestMap : (map: unknown) => map
+    // Out of order, and with other compressed sizes, the same clusters stand elsewhere. With the smallest
+    // clusters one write needs several refcount blocks, which QEMU sometimes puts after its data.
+    const elsewhere = args.includes('-c') || args.includes('-W') || c.cluster === 512
+    const layout = elsewhere ? guestMap : (map: unknown) => map
     const ourMap = layout(shop.json('map', '-f', format, ours))
     expect(ourMap).toEqual(layout(shop.json('map', '-f', format, theirs)))
     const a = await openImage(shop.layer, { filename: ours, format })

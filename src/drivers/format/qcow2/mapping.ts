@@ -197,15 +197,13 @@ export class Mapping {
     }
     const clusters = Math.floor(occupied / geometry.clusterSize)
     const threshold = Math.max(Math.floor((clusters * 10) / 9), clusters + 2)
-    const end = geometry.clusters(file.length)
+    const end = Math.min(geometry.clusters(file.length), refcounts.clusters)
     let used = 0
-    for (let cluster = 0; cluster < end && used < threshold; cluster++) {
-      if (end - cluster + used < threshold) {
+    for (let at = 0; at < end && used < threshold; at += geometry.blockEntries) {
+      if (end - at + used < threshold) {
         return false
       }
-      const refcount = refcounts.peek(cluster)
-      const count = refcount >= 0 ? refcount : await refcounts.get(cluster)
-      used += count === 0 ? 0 : 1
+      used += await refcounts.countUsed(at, Math.min(end, at + geometry.blockEntries))
     }
     return used >= threshold
   }

@@ -43,6 +43,27 @@ export class Refcounts {
     return this.#table.length
   }
 
+  /** Clusters that the table can have refcounts for. */
+  get clusters(): number {
+    return this.#table.length * this.#meta.geometry.blockEntries
+  }
+
+  /** How many clusters in `[start, end)`, which lies within one block, have a refcount. */
+  async countUsed(start: number, end: number): Promise<number> {
+    const { blockEntries } = this.#meta.geometry
+    const offset = this.blockOffset(this.#tableIndex(start))
+    if (offset === 0) {
+      return 0
+    }
+    const block = await this.#meta.blocks.load(offset)
+    this.#meta.blocks.release(block)
+    let used = 0
+    for (let cluster = start; cluster < end; cluster++) {
+      used += this.format.get(block, cluster % blockEntries) === 0 ? 0 : 1
+    }
+    return used
+  }
+
   /** File offset of block `index`, 0 if there is none. Throws if the image has it unaligned. */
   blockOffset(index: number): number {
     const offset = index < this.#table.length ? (this.#table[index] ?? 0) : 0
