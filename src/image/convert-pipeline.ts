@@ -91,7 +91,7 @@ export class ConvertPipeline {
     }
     if (this.#options.compress) {
       // Tells the driver that the stream of clusters ends here.
-      await this.#write(0, 0, new Uint8Array(0), 0)
+      await this.#write(0, 0, new Uint8Array(0), 0, 0)
     }
     this.#options.progress?.(this.#total, this.#total)
   }
@@ -223,7 +223,11 @@ export class ConvertPipeline {
     })
   }
 
+  /** The step that ends at `offset` needs its turn no longer. */
   #passTurn(offset: number): void {
+    if (this.#turn >= offset) {
+      return
+    }
     this.#turn = offset
     const wake = this.#waiting.get(offset)
     if (wake !== undefined) {
@@ -250,21 +254,18 @@ export class ConvertPipeline {
     if (kind === 'backing') {
       return
     }
+    const end = offset + bytes
     if (kind === 'zero') {
-      await this.#writeZeroes(offset, bytes)
+      await this.#writeZeroes(offset, bytes, end)
       return
     }
     const { compress, sparseBytes, alignment, scan } = this.#options
-    if (!scan) {
-      await this.#write(offset, bytes, lane.buffer, 0)
-      return
-    }
     const sectors = bytes / sectorBytes
-    if (compress) {
-      if (lane.scanner.allZero(sectors)) {
-        await this.#writeZeroes(offset, bytes)
+    if (!scan || compress) {
+      if (scan && lane.scanner.allZero(sectors)) {
+        await this.#writeZeroes(offset, bytes, end)
       } else {
-        await this.#write(offset, bytes, lane.buffer, 0)
+        await this.#write(offset, bytes, lane.buffer, 0, end)
       }
       return
     }
@@ -274,16 +275,26 @@ export class ConvertPipeline {
       scanner.next(at, sectors - at, place + at, sparseBytes / sectorBytes, alignment / sectorBytes)
       const run = scanner.sectors
       const start = at * sectorBytes
-      if (scanner.isData) {
-        await this.#write(offset + start, run * sectorBytes, lane.buffer, start)
-      } else {
-        await this.#writeZeroes(offset + start, run * sectorBytes)
-      }
       at += run
+      if (scanner.isData) {
+        await this.#write(offset + start, run * sectorBytes, lane.buffer, start, end)
+      } else {
+        await this.#writeZeroes(offset + start, run * sectorBytes, end)
+      }
     }
   }
 
-  async #write(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): Promise<void> {
+  /**
+   * Writes a part of the step that ends at `stepEnd`. With the last part started, the next step may start:
+   * drivers place what is written in the order in which they are asked.
+   */
+  async #write(
+    offset: number,
+    bytes: number,
+    buffer: Uint8Array,
+    bufferOffset: number,
+    stepEnd: number,
+  ): Promise<void> {
     const { rateLimit, compress, signal } = this.#options
     if (rateLimit !== undefined) {
       await rateLimit.take(bytes, signal)
@@ -291,16 +302,22 @@ export class ConvertPipeline {
     }
     const flags = compress ? ReqFlags.writeCompressed : 0
     const wait = this.#target.write(offset, bytes, buffer, bufferOffset, flags)
+    if (offset + bytes === stepEnd) {
+      this.#passTurn(stepEnd)
+    }
     if (wait !== undefined) {
       await wait
     }
   }
 
-  async #writeZeroes(offset: number, bytes: number): Promise<void> {
+  async #writeZeroes(offset: number, bytes: number, stepEnd: number): Promise<void> {
     if (this.#options.targetIsZero) {
       return
     }
     const wait = this.#target.writeZeroes(offset, bytes, ReqFlags.mayUnmap)
+    if (offset + bytes === stepEnd) {
+      this.#passTurn(stepEnd)
+    }
     if (wait !== undefined) {
       await wait
     }

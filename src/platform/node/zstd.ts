@@ -43,7 +43,15 @@ function nativeLibrary(native: NativeZstd): ZstdLibrary {
   }
 }
 
-async function wasmLibrary(): Promise<ZstdLibrary> {
+let sharedWasm: Promise<ZstdLibrary> | undefined
+
+/** The module has one memory for the whole process: setting it up again would pull it from under its users. */
+function wasmLibrary(): Promise<ZstdLibrary> {
+  sharedWasm ??= loadWasm()
+  return sharedWasm
+}
+
+async function loadWasm(): Promise<ZstdLibrary> {
   const wasm = await import('@bokuweb/zstd-wasm')
   await wasm.init()
   // QEMU compresses at zstd's own default level.

@@ -188,6 +188,8 @@ export class Refcounts {
         if (offset === 0) {
           await this.#allocateBlock(at)
           await this.#undoIncrease(first, at)
+          // Most likely the same clusters are still free.
+          this.#meta.allocator.searchFrom(first)
           return false
         }
         const stop = Math.min(end, at - (at % blockEntries) + blockEntries)

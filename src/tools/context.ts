@@ -1,0 +1,33 @@
+import type { BlockLayer } from '../graph/index.js'
+import type { ByteSink, ByteSource } from '../image/index.js'
+
+/** What a tool has of the process that it runs in. Tests give one of their own. */
+export interface ToolContext {
+  /** The name the program was called by, without folder: it stands in front of messages. */
+  readonly program: string
+  /** Writes to standard output. A reader that has gone away is no error. */
+  stdout(text: string): void
+  stderr(text: string): void
+  /** Standard output and input as streams of image data. */
+  readonly sink: ByteSink
+  readonly source: ByteSource
+  /** If standard output is a terminal. */
+  readonly terminal: { readonly columns: number } | undefined
+  /** A new block layer whose warnings go to `warn`, line by line. The tool closes it. */
+  createLayer(warn: (line: string) => void): Promise<BlockLayer>
+  /** Aborted when the user wants the program to end. */
+  readonly signal: AbortSignal
+  /** Calls `handler` whenever the user asks how far it is (SIGUSR1), until the result is called. */
+  onProgressRequest(handler: () => void): () => void
+}
+
+/** Ends a tool whose messages are out. */
+export class ToolExit extends Error {
+  readonly code: number
+
+  constructor(code: number) {
+    super(`exit ${code}`)
+    this.name = 'ToolExit'
+    this.code = code
+  }
+}

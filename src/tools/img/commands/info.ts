@@ -1,0 +1,128 @@
+import { jsonPretty, sizeText } from '../../../bytes/index.js'
+import { collectImageInfo, type ImageInfo, type ImageSnapshotInfo } from '../../../image/index.js'
+import { flag, type ImageArguments, type ImgCommand, type ImgTool, valued } from '../tool.js'
+import { imageOptions } from '../image-options.js'
+
+/** `info`: describes an image, or a whole chain of them. */
+export const info: ImgCommand = {
+  async run(argv: readonly string[], tool: ImgTool) {
+    let output: string | undefined
+    let backingChain = false
+    let image: ImageArguments = {}
+    const operands = await tool.readOptions(argv, {
+      short: ':f:hU',
+      long: [
+        valued('format', 'f'),
+        valued('output'),
+        flag('backing-chain'),
+        valued('object'),
+        flag('image-opts'),
+        flag('force-share', 'U'),
+      ],
+      option: (parsed) => {
+        image = imageOptions(image, parsed)
+        if (parsed.option === 'output') {
+          output = parsed.argument
+        } else if (parsed.option === 'backing-chain') {
+          backingChain = true
+        }
+      },
+    })
+    const [filename] = operands
+    if (filename === undefined || operands.length !== 1) {
+      tool.usage('Expecting one image file name')
+    }
+    const json = tool.isJson(output)
+    const layer = await tool.layer()
+    const chain = await collectImageInfo(layer, tool.imageSpec(filename, image), { backingChain })
+    if (json) {
+      tool.print(jsonPretty(backingChain ? chain : chain[0]))
+    } else {
+      tool.print(chain.map((one) => infoLines(one).join('\n')).join('\n\n'))
+    }
+    return 0
+  },
+}
+
+function infoLines(image: ImageInfo): string[] {
+  const actual = image['actual-size']
+  const lines = [
+    `image: ${image.filename}`,
+    `file format: ${image.format}`,
+    `virtual size: ${sizeText(image['virtual-size'])} (${image['virtual-size']} bytes)`,
+    `disk size: ${actual === undefined ? 'unavailable' : sizeText(actual)}`,
+  ]
+  if (image.encrypted === true) {
+    lines.push('encrypted: yes')
+  }
+  if (image['cluster-size'] !== undefined) {
+    lines.push(`cluster_size: ${image['cluster-size']}`)
+  }
+  if (image['dirty-flag'] === true) {
+    lines.push('cleanly shut down: no')
+  }
+  lines.push(...backingLines(image))
+  if (image.snapshots !== undefined) {
+    lines.push('Snapshot list:', snapshotHeader, ...image.snapshots.map(snapshotLine))
+  }
+  const specific = image['format-specific']
+  if (specific !== undefined) {
+    lines.push('Format specific information:', ...treeLines(specific.data, 1))
+  }
+  return lines
+}
+
+function backingLines(image: ImageInfo): string[] {
+  const backing = image['backing-filename']
+  if (backing === undefined) {
+    return []
+  }
+  const full = image['full-backing-filename']
+  const path =
+    full === undefined ? ' (cannot determine actual path)' : full === backing ? '' : ` (actual path: ${full})`
+  const format = image['backing-filename-format']
+  return [
+    `backing file: ${backing}${path}`,
+    ...(format === undefined ? [] : [`backing file format: ${format}`]),
+  ]
+}
+
+const snapshotHeader =
+  'ID'.padEnd(10) +
+  'TAG'.padEnd(17) +
+  'VM SIZE'.padStart(8) +
+  'DATE'.padStart(20) +
+  'VM CLOCK'.padStart(13) +
+  'ICOUNT'.padStart(11)
+
+function snapshotLine(snapshot: ImageSnapshotInfo): string {
+  const two = (value: number) => String(value).padStart(2, '0')
+  const date = new Date(snapshot['date-sec'] * 1000)
+  const day = `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`
+  const time = `${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`
+  const seconds = snapshot['vm-clock-sec']
+  const milliseconds = String(Math.floor(snapshot['vm-clock-nsec'] / 1e6)).padStart(3, '0')
+  const clock =
+    `${two(Math.floor(seconds / 3600))}:${two(Math.floor(seconds / 60) % 60)}:${two(seconds % 60)}` +
+    `.${milliseconds}`
+  return (
+    `${snapshot.id.padEnd(9)} ${snapshot.name.padEnd(16)} ` +
+    sizeText(snapshot['vm-state-size']).padStart(8) +
+    `${day} ${time}`.padStart(20) +
+    clock.padStart(13) +
+    (snapshot.icount === undefined ? '' : String(snapshot.icount)).padStart(11)
+  )
+}
+
+/** Nested data, one value a line, four blanks a level; blanks stand for dashes in names. */
+function treeLines(tree: unknown, level: number): string[] {
+  const members: [string, unknown][] = Array.isArray(tree)
+    ? tree.map((member, index) => [`[${index}]`, member])
+    : Object.entries(tree as object).map(([key, member]) => [key.replaceAll('-', ' '), member])
+  return members.flatMap(([name, member]) => {
+    const label = `${'    '.repeat(level)}${name}:`
+    return typeof member === 'object' && member !== null
+      ? [label, ...treeLines(member, level + 1)]
+      : [`${label} ${String(member)}`]
+  })
+}

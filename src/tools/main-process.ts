@@ -1,0 +1,158 @@
+import { write as writeAsync, read as readAsync, writeSync } from 'node:fs'
+import { basename } from 'node:path'
+import { isatty } from 'node:tty'
+import { BlockError, errnoName, strerror } from '../errors/index.js'
+import type { ToolContext } from './context.js'
+
+/** The tool's process: the only part of the tools that knows Node. */
+
+const stdin = 0
+const stdout = 1
+const stderr = 2
+
+/** Bytes read from standard input at a time. */
+const readBytes = 1024 * 1024
+
+/** Signals that end a program; it cleans up before it lets them. */
+const endSignals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const
+
+function errnoOf(error: unknown): string {
+  return (error as NodeJS.ErrnoException).code ?? ''
+}
+
+function translated(error: unknown, what: string): BlockError {
+  const code = errnoName(-((error as NodeJS.ErrnoException).errno ?? 0))
+  return new BlockError(code, `${what}: ${strerror(code)}`, { cause: error })
+}
+
+function pause(milliseconds: number): Promise<void> {
+  return new Promise((resolve) => {
+    setTimeout(resolve, milliseconds)
+  })
+}
+
+/** Writes text completely and at once; output that nobody reads any more is dropped. */
+function writeText(descriptor: number, text: string): void {
+  const bytes = new TextEncoder().encode(text)
+  for (let done = 0; done < bytes.length; ) {
+    try {
+      done += writeSync(descriptor, bytes, done)
+    } catch (error) {
+      if (errnoOf(error) !== 'EAGAIN') {
+        return
+      }
+      // Somebody made the pipe non-blocking, and it is full.
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1)
+    }
+  }
+}
+
+/** Writes image data to standard output. */
+async function writeData(chunk: Uint8Array): Promise<void> {
+  for (let done = 0; done < chunk.length; ) {
+    try {
+      done += await new Promise<number>((resolve, reject) => {
+        writeAsync(stdout, chunk, done, chunk.length - done, null, (error, bytes) =>
+          error === null ? resolve(bytes) : reject(error),
+        )
+      })
+    } catch (error) {
+      if (errnoOf(error) !== 'EAGAIN') {
+        throw translated(error, 'error while writing to standard output')
+      }
+      await pause(1)
+    }
+  }
+}
+
+/** Reads image data from standard input. */
+async function* readData(): AsyncGenerator<Uint8Array, void, void> {
+  for (;;) {
+    const buffer = new Uint8Array(readBytes)
+    let bytes: number
+    try {
+      bytes = await new Promise<number>((resolve, reject) => {
+        readAsync(stdin, buffer, 0, readBytes, null, (error, count) =>
+          error === null ? resolve(count) : reject(error),
+        )
+      })
+    } catch (error) {
+      if (errnoOf(error) === 'EAGAIN') {
+        await pause(1)
+        continue
+      }
+      if (errnoOf(error) !== 'EOF') {
+        throw translated(error, 'error while reading from standard input')
+      }
+      return
+    }
+    if (bytes === 0) {
+      return
+    }
+    yield buffer.subarray(0, bytes)
+  }
+}
+
+/** The context of this process. `program` is what messages call it; default: the name it was called by. */
+export function processContext(program: string | undefined, signal: AbortSignal): ToolContext {
+  return {
+    program: program ?? basename(process.argv[1] ?? 'blockgraph-img'),
+    stdout: (text) => writeText(stdout, text),
+    stderr: (text) => writeText(stderr, text),
+    sink: { write: writeData },
+    source: { [Symbol.asyncIterator]: readData },
+    get terminal() {
+      return isatty(stdout) ? { columns: process.stdout.columns || 80 } : undefined
+    },
+    signal,
+    createLayer: async (warn) => {
+      const [{ createBlockLayer }, { createNodeHost }, { allDrivers }] = await Promise.all([
+        import('../graph/index.js'),
+        import('../platform/node/index.js'),
+        import('../all-drivers.js'),
+      ])
+      return createBlockLayer({ host: createNodeHost({ warn }), drivers: allDrivers })
+    },
+    onProgressRequest: (handler) => {
+      process.on('SIGUSR1', handler)
+      return () => {
+        process.off('SIGUSR1', handler)
+      }
+    },
+  }
+}
+
+/**
+ * Runs a tool as this process: its exit code becomes the process's, and a signal to end lets the tool
+ * clean up first and then has its usual effect. A second one ends the process at once.
+ */
+export async function runProcess(
+  tool: (argv: readonly string[], context: ToolContext) => Promise<number>,
+  program?: string,
+): Promise<void> {
+  const controller = new AbortController()
+  let received: NodeJS.Signals | undefined
+  const onSignal = (signal: NodeJS.Signals): void => {
+    if (received !== undefined) {
+      endBy(signal)
+    }
+    received = signal
+    controller.abort(new Error(signal))
+  }
+  const endBy = (signal: NodeJS.Signals): void => {
+    for (const one of endSignals) {
+      process.off(one, onSignal)
+    }
+    process.kill(process.pid, signal)
+  }
+  for (const signal of endSignals) {
+    process.on(signal, onSignal)
+  }
+  process.exitCode = await tool(process.argv.slice(2), processContext(program, controller.signal))
+  if (received !== undefined) {
+    endBy(received)
+    // The signal takes effect when the loop turns.
+    await pause(1000)
+  }
+  process.exit()
+}
