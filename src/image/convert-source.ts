@@ -62,7 +62,10 @@ export class ConvertSources implements SourceReader {
     const sources = new ConvertSources(options)
     try {
       for (const spec of specs) {
-        sources.add(await openImage(layer, spec, { cache: options.cache, cacheOf: 'source' }))
+        // Nobody may write to a source meanwhile: its map is taken first. This also keeps an image from
+        // being converted onto itself.
+        const noShare = typeof spec === 'string' || spec.forceShare !== true
+        sources.add(await openImage(layer, spec, { cache: options.cache, cacheOf: 'source', noShare }))
       }
     } catch (error) {
       await sources.close()

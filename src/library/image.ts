@@ -236,6 +236,8 @@ export async function openImage(
   }
   const backend = await openBackend(layerFor(layer, options.implicitFiles), spec, {
     write: !readOnly,
+    // Whoever writes through the library writes alone.
+    noShare: !readOnly,
     unmap: options.unmap ?? true,
     noBacking: options.noBacking ?? false,
     cache: options.cache,

@@ -21,13 +21,49 @@ export type ObjectRequest =
 
 /** QEMU's other object types, which this package has no use for. */
 const otherTypes = [
-  'authz-list', 'authz-list-file', 'authz-pam', 'authz-simple', 'can-bus', 'can-host-socketcan', 'colo-compare',
-  'cryptodev-backend', 'cryptodev-backend-builtin', 'cryptodev-backend-lkcf', 'cryptodev-vhost-user', 'dbus-vmstate',
-  'filter-buffer', 'filter-dump', 'filter-mirror', 'filter-redirector', 'filter-replay', 'filter-rewriter',
-  'input-barrier', 'input-linux', 'iothread', 'main-loop', 'memory-backend-epc', 'memory-backend-file',
-  'memory-backend-memfd', 'memory-backend-ram', 'pef-guest', 'pr-manager-helper', 'qtest', 'rng-builtin', 'rng-egd',
-  'rng-random', 'secret_keyring', 'sev-guest', 'thread-context', 's390-pv-guest', 'throttle-group',
-  'tls-creds-anon', 'tls-creds-psk', 'tls-creds-x509', 'tls-cipher-suites', 'x-remote-object', 'x-vfio-user-server',
+  'authz-list',
+  'authz-list-file',
+  'authz-pam',
+  'authz-simple',
+  'can-bus',
+  'can-host-socketcan',
+  'colo-compare',
+  'cryptodev-backend',
+  'cryptodev-backend-builtin',
+  'cryptodev-backend-lkcf',
+  'cryptodev-vhost-user',
+  'dbus-vmstate',
+  'filter-buffer',
+  'filter-dump',
+  'filter-mirror',
+  'filter-redirector',
+  'filter-replay',
+  'filter-rewriter',
+  'input-barrier',
+  'input-linux',
+  'iothread',
+  'main-loop',
+  'memory-backend-epc',
+  'memory-backend-file',
+  'memory-backend-memfd',
+  'memory-backend-ram',
+  'pef-guest',
+  'pr-manager-helper',
+  'qtest',
+  'rng-builtin',
+  'rng-egd',
+  'rng-random',
+  'secret_keyring',
+  'sev-guest',
+  'thread-context',
+  's390-pv-guest',
+  'throttle-group',
+  'tls-creds-anon',
+  'tls-creds-psk',
+  'tls-creds-x509',
+  'tls-cipher-suites',
+  'x-remote-object',
+  'x-vfio-user-server',
 ]
 
 const secretHelp = [
@@ -53,7 +89,8 @@ export function parseObject(text: string): ObjectRequest {
     const parsed = parseKeyval(text, 'qom-type')
     value = parsed.value
     if (parsed.help) {
-      const lines = value['qom-type'] === 'secret' ? secretHelp : ['List of user creatable objects:', '  secret']
+      const lines =
+        value['qom-type'] === 'secret' ? secretHelp : ['List of user creatable objects:', '  secret']
       return { kind: 'help', lines }
     }
   }
@@ -155,5 +192,7 @@ export function decodeBase64(text: string): Uint8Array {
     throw blockError('EINVAL', 'Base64 data contains invalid characters')
   }
   const bits = text.replace(/[=\n]/g, '')
-  return Uint8Array.from(atob(bits.slice(0, bits.length - (bits.length % 4 === 1 ? 1 : 0))), (c) => c.charCodeAt(0))
+  return Uint8Array.from(atob(bits.slice(0, bits.length - (bits.length % 4 === 1 ? 1 : 0))), (c) =>
+    c.charCodeAt(0),
+  )
 }

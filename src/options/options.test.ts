@@ -46,7 +46,15 @@ function errorText(body: () => unknown, prefix = ''): string {
 describe('sizes', () => {
   const compare = (text: string) => {
     // A cluster size that is no good shows the value in the banner before it is refused.
-    const { stdout, stderr } = qemu('create', '-f', 'qcow2', '-o', `cluster_size=${text.replaceAll(',', ',,')}`, 'x', '1k')
+    const { stdout, stderr } = qemu(
+      'create',
+      '-f',
+      'qcow2',
+      '-o',
+      `cluster_size=${text.replaceAll(',', ',,')}`,
+      'x',
+      '1k',
+    )
     const shown = /cluster_size=(-?\d+)/.exec(stdout)?.[1]
     const size = parseSizeExact(text)
     const ours = typeof size === 'bigint' ? String(BigInt.asIntN(64, size)) : undefined
@@ -61,15 +69,99 @@ describe('sizes', () => {
   }
 
   for (const text of [
-    '', '0', '1', '513', ' 512', '512 ', '+512', '-512', '- 5', '0x200', '0X200', '0x', '0xg', '0x200k', '0x2.8', '0x1p3',
-    '010', '08', '1e3', '1e', '1E', '1.5E', '1.5', '1.0', '1.', '1.k', '1.5k', '.5k', '1.5kk', '1kB', '1KiB', '1b', '1B',
-    '1.5b', '1.0b', '0.0000001k', '0.9999k', '1.0e3k', '1.5e+3k', '1.5e+k', '1.5ek', 'nan', 'inf', '1,5k', '1 k', 'k', '0b1',
-    '9223372036854775807', '9223372036854775808', '18446744073709551615', '18446744073709551616', '15E', '16E', '16Ex',
-    '15.99999E', '15.9999999999999999999E', '99999999999999999999', '99999999999999999999k', '99999999999999999999.5',
-    '0xffffffffffffffff', '0x10000000000000000', '0x10000000000000000k', '0x7fffffffffffffffk', '0x7fffffffffffffffkx',
-    '0x10E', '0x10b', '1x', '\t5', '5\n', '٣', '7.9E', '7.99999999999999999999E', '1.00000000000000001k', '0.1k', '2.3M',
-    '1.999k', '00x10', '0x0', '-0', '+0x10', '0.k', '1..5k', '1.5.5k', '++1', '+ 1', '0.5m', '0.4999999999k', '.', '1.nank',
-    '0.00048828125k', '0.000488281249k', '1p', '3.3333333333333333333P',
+    '',
+    '0',
+    '1',
+    '513',
+    ' 512',
+    '512 ',
+    '+512',
+    '-512',
+    '- 5',
+    '0x200',
+    '0X200',
+    '0x',
+    '0xg',
+    '0x200k',
+    '0x2.8',
+    '0x1p3',
+    '010',
+    '08',
+    '1e3',
+    '1e',
+    '1E',
+    '1.5E',
+    '1.5',
+    '1.0',
+    '1.',
+    '1.k',
+    '1.5k',
+    '.5k',
+    '1.5kk',
+    '1kB',
+    '1KiB',
+    '1b',
+    '1B',
+    '1.5b',
+    '1.0b',
+    '0.0000001k',
+    '0.9999k',
+    '1.0e3k',
+    '1.5e+3k',
+    '1.5e+k',
+    '1.5ek',
+    'nan',
+    'inf',
+    '1,5k',
+    '1 k',
+    'k',
+    '0b1',
+    '9223372036854775807',
+    '9223372036854775808',
+    '18446744073709551615',
+    '18446744073709551616',
+    '15E',
+    '16E',
+    '16Ex',
+    '15.99999E',
+    '15.9999999999999999999E',
+    '99999999999999999999',
+    '99999999999999999999k',
+    '99999999999999999999.5',
+    '0xffffffffffffffff',
+    '0x10000000000000000',
+    '0x10000000000000000k',
+    '0x7fffffffffffffffk',
+    '0x7fffffffffffffffkx',
+    '0x10E',
+    '0x10b',
+    '1x',
+    '\t5',
+    '5\n',
+    '٣',
+    '7.9E',
+    '7.99999999999999999999E',
+    '1.00000000000000001k',
+    '0.1k',
+    '2.3M',
+    '1.999k',
+    '00x10',
+    '0x0',
+    '-0',
+    '+0x10',
+    '0.k',
+    '1..5k',
+    '1.5.5k',
+    '++1',
+    '+ 1',
+    '0.5m',
+    '0.4999999999k',
+    '.',
+    '1.nank',
+    '0.00048828125k',
+    '0.000488281249k',
+    '1p',
+    '3.3333333333333333333P',
   ]) {
     test(JSON.stringify(text), () => compare(text))
   }
@@ -85,8 +177,28 @@ describe('sizes', () => {
 
 describe('numbers', () => {
   for (const text of [
-    '', '16', '-5', '-1', 'a', '010', '08', '0', '0x10', '0x', ' 16', '16 ', '16k', '18446744073709551615', '99999999999999999999',
-    '99999999999999999999x', '-99999999999999999999', '+16', '16.0', '1e1', '--1', '- 1',
+    '',
+    '16',
+    '-5',
+    '-1',
+    'a',
+    '010',
+    '08',
+    '0',
+    '0x10',
+    '0x',
+    ' 16',
+    '16 ',
+    '16k',
+    '18446744073709551615',
+    '99999999999999999999',
+    '99999999999999999999x',
+    '-99999999999999999999',
+    '+16',
+    '16.0',
+    '1e1',
+    '--1',
+    '- 1',
   ]) {
     test(JSON.stringify(text), () => {
       const { stdout, stderr } = qemu('create', '-f', 'qcow2', '-o', `refcount_bits=${text}`, 'x', '1k')
@@ -131,7 +243,19 @@ describe('option text', () => {
     ])
   })
 
-  for (const text of ['help', '?', 'size=1,help', 'help,size=1', 'size=1,?', 'help=on', 'size=help', 'size=1,,help', 'nohelp', 'size=1,help2', 'a,help,b']) {
+  for (const text of [
+    'help',
+    '?',
+    'size=1,help',
+    'help,size=1',
+    'size=1,?',
+    'help=on',
+    'size=help',
+    'size=1,,help',
+    'nohelp',
+    'size=1,help2',
+    'a,help,b',
+  ]) {
     test(`help in ${text}`, () => {
       const { stdout } = qemu('create', '-o', text, 'x')
       expect(hasHelpOption(text)).toBe(stdout.startsWith('Supported options'))
@@ -158,18 +282,29 @@ describe('option text', () => {
     })
     const { stdout } = qemu('create', '-f', 'raw', '-o', 'help', 'x')
     expect(['Supported options:', ...formatOptionHelp(schema), ''].join('\n')).toBe(stdout)
-    expect(formatOptionHelp({ n: { type: 'number' }, 'encrypt.iter-time': { type: 'number', help: 'x' } })).toEqual([
-      '  encrypt.iter-time=<num> - x',
-      '  n=<num>',
-    ])
+    expect(
+      formatOptionHelp({ n: { type: 'number' }, 'encrypt.iter-time': { type: 'number', help: 'x' } }),
+    ).toEqual(['  encrypt.iter-time=<num> - x', '  n=<num>'])
   })
 })
 
 describe('--image-opts', () => {
   for (const text of [
-    '', 'r', 'driver=raw,file.filename=r', 'driver=raw,file.filename=r,', 'driver=raw,,x', 'driver=raw,file.filename=r,bogus',
-    'driver=raw,file.filename=r,nobogus', 'driver=raw,file.filename=r,nodelay', 'driver=raw,id=1', 'driver=raw,id=x',
-    'id=1,driver=raw', 'driver=raw,help', 'driver=raw,?', 'driver=qcow2,driver=raw,file.filename=r', 'driver=raw,id',
+    '',
+    'r',
+    'driver=raw,file.filename=r',
+    'driver=raw,file.filename=r,',
+    'driver=raw,,x',
+    'driver=raw,file.filename=r,bogus',
+    'driver=raw,file.filename=r,nobogus',
+    'driver=raw,file.filename=r,nodelay',
+    'driver=raw,id=1',
+    'driver=raw,id=x',
+    'id=1,driver=raw',
+    'driver=raw,help',
+    'driver=raw,?',
+    'driver=qcow2,driver=raw,file.filename=r',
+    'driver=raw,id',
   ]) {
     test(JSON.stringify(text), () => {
       const { stderr } = qemu('info', '--image-opts', text)
@@ -202,16 +337,54 @@ describe('--image-opts', () => {
 
 describe('--object', () => {
   for (const text of [
-    '', 'secret', 'secret,id=a,data=b', 'secret,id=a,data=b,bogus=1', 'secret,id=1,data=x', 'secret,data=x', 'nosuch,id=a',
-    'qom-type=secret,id=a,data=b', 'secret,id=a,data=b,format=foo', 'secret,id=a,data', 'secret,id=a,data=b,id=c',
-    '{"qom-type":"secret","id":"a","data":"b"}', '{"qom-type":"secret"}', '{}', '{"qom-type":"secret",', 'id=a', ',id=a',
-    'secret,,id=a', 'secret,id=a,data=b,loaded=on', 'iothread,id=a', 'secret,id=a,data=b,a.b=c', 'secret,id.x=a', 'secret,=x',
-    'secret,id=a,data=b,nofoo', 'secret,id=a,data=b,keyid.x=1', 'secret,id=a,data=b,9=1', 'secret,id=a,data=b,a..b=1',
-    'secret,id=a,data=b,.a=1', 'secret,id=a,data=b,a.=1', 'secret,id=a,data.x=b', 'secret,id=a,data=b,data.x=1',
-    'secret,id=a,data.x=b,data=1', 'secret,id=a,data.0=b', 'secret,id=a,data.1=b', 'secret,id=,data=x', 'secret,id=a,data=b,,c',
-    'help,secret', 'id=a,secret', `secret,id=a,data=b,${'x'.repeat(128)}=1`, '{"qom-type":"secret","id":"a","data":1}',
-    '{"qom-type":"secret","id":1,"data":"x"}', '{"qom-type":1,"id":"a"}', '{"qom-type":"secret","id":"a","data":"b","x":1}',
-    '[]', ' {}', '{"qom-type":"help"}', 'secret,id=a b,data=x', 'secret,id=a,data=b,loaded=maybe',
+    '',
+    'secret',
+    'secret,id=a,data=b',
+    'secret,id=a,data=b,bogus=1',
+    'secret,id=1,data=x',
+    'secret,data=x',
+    'nosuch,id=a',
+    'qom-type=secret,id=a,data=b',
+    'secret,id=a,data=b,format=foo',
+    'secret,id=a,data',
+    'secret,id=a,data=b,id=c',
+    '{"qom-type":"secret","id":"a","data":"b"}',
+    '{"qom-type":"secret"}',
+    '{}',
+    '{"qom-type":"secret",',
+    'id=a',
+    ',id=a',
+    'secret,,id=a',
+    'secret,id=a,data=b,loaded=on',
+    'iothread,id=a',
+    'secret,id=a,data=b,a.b=c',
+    'secret,id.x=a',
+    'secret,=x',
+    'secret,id=a,data=b,nofoo',
+    'secret,id=a,data=b,keyid.x=1',
+    'secret,id=a,data=b,9=1',
+    'secret,id=a,data=b,a..b=1',
+    'secret,id=a,data=b,.a=1',
+    'secret,id=a,data=b,a.=1',
+    'secret,id=a,data.x=b',
+    'secret,id=a,data=b,data.x=1',
+    'secret,id=a,data.x=b,data=1',
+    'secret,id=a,data.0=b',
+    'secret,id=a,data.1=b',
+    'secret,id=,data=x',
+    'secret,id=a,data=b,,c',
+    'help,secret',
+    'id=a,secret',
+    `secret,id=a,data=b,${'x'.repeat(128)}=1`,
+    '{"qom-type":"secret","id":"a","data":1}',
+    '{"qom-type":"secret","id":1,"data":"x"}',
+    '{"qom-type":1,"id":"a"}',
+    '{"qom-type":"secret","id":"a","data":"b","x":1}',
+    '[]',
+    ' {}',
+    '{"qom-type":"help"}',
+    'secret,id=a b,data=x',
+    'secret,id=a,data=b,loaded=maybe',
     '{"qom-type":"secret","id":"a","data":"b","loaded":true}',
   ]) {
     test(JSON.stringify(text), () => {
@@ -238,7 +411,12 @@ describe('--object', () => {
 })
 
 test('taking options', () => {
-  const schema = defineOptions({ size: { type: 'size' }, on: { type: 'bool' }, n: { type: 'number' }, s: { type: 'string' } })
+  const schema = defineOptions({
+    size: { type: 'size' },
+    on: { type: 'bool' },
+    n: { type: 'number' },
+    s: { type: 'string' },
+  })
   const dict = new OptionDict([
     ['size', '1k'],
     ['on', true],

@@ -69,7 +69,23 @@ describe('messages of the library', () => {
 })
 
 test('the same as qemu-img: which words it stumbles over', () => {
-  const word = fc.constantFrom('r', '-U', '-f', '-fraw', '-Z', '-UZf', '-Uf', '--', '--output', '--output=human', '--ob', '-', '--f', '--zz', '-UZ')
+  const word = fc.constantFrom(
+    'r',
+    '-U',
+    '-f',
+    '-fraw',
+    '-Z',
+    '-UZf',
+    '-Uf',
+    '--',
+    '--output',
+    '--output=human',
+    '--ob',
+    '-',
+    '--f',
+    '--zz',
+    '-UZ',
+  )
   const options: LongOption[] = [
     { name: 'help', argument: false, value: 'h' },
     { name: 'format', argument: true, value: 'f' },

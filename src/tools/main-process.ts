@@ -1,4 +1,4 @@
-import { write as writeAsync, read as readAsync, writeSync } from 'node:fs'
+import { read as readAsync, write as writeAsync, writeSync } from 'node:fs'
 import { basename } from 'node:path'
 import { isatty } from 'node:tty'
 import { BlockError, errnoName, strerror } from '../errors/index.js'

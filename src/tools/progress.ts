@@ -98,7 +98,11 @@ export class ProgressMeter {
   /** As `qemu-img -p` prints it: at the ends, and after every step. */
   #qemu(percent: number): void {
     const atEnd = percent === 0 || percent === 100
-    if (atEnd || Number.isNaN(this.#shownPercent) || Math.abs(percent - this.#shownPercent) > this.#options.step) {
+    if (
+      atEnd ||
+      Number.isNaN(this.#shownPercent) ||
+      Math.abs(percent - this.#shownPercent) > this.#options.step
+    ) {
       if (!(atEnd && percent === this.#shownPercent)) {
         this.#context.stdout(`${percentText(percent)}\r`)
       }

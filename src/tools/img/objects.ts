@@ -61,7 +61,10 @@ export class ToolObjects {
 function readSecret(host: Host, file: string): Uint8Array {
   try {
     if (host.files.stat(file)?.kind === 'directory') {
-      throw blockError('EISDIR', `Unable to read ${file}: Error reading file “${file}”: ${strerror('EISDIR')}`)
+      throw blockError(
+        'EISDIR',
+        `Unable to read ${file}: Error reading file “${file}”: ${strerror('EISDIR')}`,
+      )
     }
     return host.files.readWhole(file, maxSecretBytes)
   } catch (error) {

@@ -131,9 +131,7 @@ function sparseSize(tool: ImgTool, text: string): number {
 function coroutines(tool: ImgTool, text: string): number {
   const value = parseInteger(text)
   if (typeof value !== 'bigint' || value < 1n || value > BigInt(maxCoroutines)) {
-    tool.fail(
-      `Invalid number of coroutines. Allowed number of coroutines is between 1 and ${maxCoroutines}`,
-    )
+    tool.fail(`Invalid number of coroutines. Allowed number of coroutines is between 1 and ${maxCoroutines}`)
   }
   return Number(value)
 }
@@ -177,7 +175,11 @@ async function copy(
   try {
     const layer = await tool.layer()
     if (options !== undefined) {
-      warnOfOptions(tool, createTarget(layer, targetFormat ?? 'raw', toSink ? 'stdout' : target).schema, options)
+      warnOfOptions(
+        tool,
+        createTarget(layer, targetFormat ?? 'raw', toSink ? 'stdout' : target).schema,
+        options,
+      )
     }
     if (flags.has('bitmaps')) {
       await refuseBitmaps(tool, sources, image)

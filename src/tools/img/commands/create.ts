@@ -1,5 +1,11 @@
 import { createImage, createTarget } from '../../../image/index.js'
-import { formatOptionHelp, hasHelpOption, type OptionSchema, parseOptionText, sizeWarning } from '../../../options/index.js'
+import {
+  formatOptionHelp,
+  hasHelpOption,
+  type OptionSchema,
+  parseOptionText,
+  sizeWarning,
+} from '../../../options/index.js'
 import { type ImgCommand, type ImgTool, valued } from '../tool.js'
 
 /** `create`: makes a new image. */

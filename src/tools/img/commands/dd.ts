@@ -93,6 +93,6 @@ function operand(tool: ImgTool, word: string, operands: Operands): void {
   }
 }
 
-function unknown(tool: ImgTool, name: string): never {
+function unknown(_tool: ImgTool, name: string): never {
   throw blockError('EINVAL', `unrecognized operand ${name}`)
 }

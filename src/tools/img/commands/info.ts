@@ -1,7 +1,7 @@
 import { jsonPretty, sizeText } from '../../../bytes/index.js'
 import { collectImageInfo, type ImageInfo, type ImageSnapshotInfo } from '../../../image/index.js'
-import { flag, type ImageArguments, type ImgCommand, type ImgTool, valued } from '../tool.js'
 import { imageOptions } from '../image-options.js'
+import { flag, type ImageArguments, type ImgCommand, type ImgTool, valued } from '../tool.js'
 
 /** `info`: describes an image, or a whole chain of them. */
 export const info: ImgCommand = {
