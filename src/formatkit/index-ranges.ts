@@ -39,6 +39,29 @@ export class IndexRanges {
     return this.#edges.length !== 0 && this.#above(index) % 2 === 1
   }
 
+  /** Whether a member lies in `[start, end)`. */
+  overlaps(start: number, end: number): boolean {
+    if (this.#edges.length === 0) {
+      return false
+    }
+    const at = this.#above(start)
+    return at % 2 === 1 || (this.#edges[at] ?? Number.POSITIVE_INFINITY) < end
+  }
+
+  /** Replaces the members by `indices`, in any order. */
+  fill(indices: number[]): void {
+    indices.sort((a, b) => a - b)
+    const edges: number[] = []
+    for (const index of indices) {
+      if (edges.at(-1) === index) {
+        edges[edges.length - 1] = index + 1
+      } else if (edges.length === 0 || (edges.at(-1) ?? 0) < index) {
+        edges.push(index, index + 1)
+      }
+    }
+    this.#edges = edges
+  }
+
   /** Adds `[start, end)`. */
   add(start: number, end: number): void {
     this.#replace(start, end, true)

@@ -1,3 +1,4 @@
+import { blockError, codeOf, strerror } from '../errors/index.js'
 import { type Backend, type CheckFix, type CheckResult, checkNode } from '../graph/index.js'
 import { inQemuOrder } from './key-order.js'
 import { throwIfAborted } from './long-run.js'
@@ -49,14 +50,15 @@ const noFix: CheckFix = { leaks: false, errors: false }
  * Checks an image and repairs it if asked to; after repairs it is checked again and the result is
  * that of the second run, with the numbers of repairs of the first.
  *
- * @throws BlockError `ENOTSUP` `This image format does not support checks` (exit code 63).
+ * @throws BlockError `ENOTSUP` `This image format does not support checks` (exit code 63),
+ *   `Check failed: …`, or the driver's own text.
  */
 export async function checkImage(image: Backend, options: CheckImageOptions = {}): Promise<CheckImageResult> {
   const { node } = image
   const messages: string[] = []
   const run = async (fix: CheckFix): Promise<CheckResult> => {
     throwIfAborted(options.signal)
-    const result = await checkNode(node, fix, options.signal)
+    const result = await checkNode(node, fix, options.signal).catch(failed)
     for (const line of result.messages) {
       messages.push(line)
       options.message?.(line)
@@ -72,6 +74,15 @@ export async function checkImage(image: Backend, options: CheckImageOptions = {}
   }
   const check = imageCheck(result, options.label ?? node.filename, node.driver?.name ?? '')
   return { check, repaired, exitCode: exitCodeOf(result), messages }
+}
+
+/** A check that could not be done: a bare errno gets QEMU's text. */
+function failed(error: unknown): never {
+  const code = codeOf(error)
+  if (code !== 'ECANCELED' && error instanceof Error && error.message === strerror(code)) {
+    throw blockError(code, `Check failed: ${error.message}`, { cause: error })
+  }
+  throw error
 }
 
 function exitCodeOf(result: CheckResult): 0 | 1 | 2 | 3 {

@@ -75,6 +75,7 @@ export async function fillTarget(
     outOfOrder: options.outOfOrder,
     sparseBytes: options.sparseBytes,
     scan: options.scan,
+    clusterBytes: Math.max(1, clusterBytes),
     alignment: writeAlignment(target.node, options.sparseBytes),
     targetIsZero: options.targetIsZero || freshIsZero,
     rateLimit: options.rateLimit === undefined ? undefined : new RateLimit(options.rateLimit),

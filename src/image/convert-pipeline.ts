@@ -1,5 +1,5 @@
 import { blockError, codeOf, strerror } from '../errors/index.js'
-import type { Backend } from '../graph/index.js'
+import { type Backend, type BlockNode, skipFilters } from '../graph/index.js'
 import { ReqFlags } from '../io/index.js'
 import { Mutex, TimeSlice } from '../sched/index.js'
 import type { ConvertPlan, StepKind } from './convert-plan.js'
@@ -20,6 +20,8 @@ export interface PipelineOptions extends LongRun {
   readonly sparseBytes: number
   /** Whether data is searched for zeroes at all. */
   readonly scan: boolean
+  /** Bytes in a cluster of the target; 1 if it has none. */
+  readonly clusterBytes: number
   /** What writes should start and end at, bytes; a power of two. */
   readonly alignment: number
   /** The target reads as zeroes where nothing is written. */
@@ -56,6 +58,8 @@ export class ConvertPipeline {
   readonly #sources: SourceReader
   readonly #plan: ConvertPlan
   readonly #target: Backend
+  /** The format below filters. */
+  readonly #node: BlockNode
   readonly #options: PipelineOptions
   readonly #planning = new Mutex()
   readonly #slice = new TimeSlice()
@@ -75,6 +79,7 @@ export class ConvertPipeline {
     this.#sources = sources
     this.#plan = plan
     this.#target = target
+    this.#node = skipFilters(target.node) ?? target.node
     this.#options = options
     this.#copyOffload = options.copyOffload
   }
@@ -285,9 +290,24 @@ export class ConvertPipeline {
   }
 
   /**
-   * Writes a part of the step that ends at `stepEnd`. With the last part started, the next step may start:
-   * drivers place what is written in the order in which they are asked.
+   * A part of a step is being written up to `end`. Once the last part has its place in the target, the
+   * next step may start: what is written first gets its place first. Two steps that meet in one
+   * cluster come one after the other.
    */
+  #started(end: number, stepEnd: number): void {
+    if (end === stepEnd && end % this.#options.clusterBytes === 0 && this.#isPlaced(end)) {
+      this.#passTurn(end)
+    }
+  }
+
+  /** Whether the driver has decided where the byte before `end` goes, whose write is in flight. */
+  #isPlaced(end: number): boolean {
+    const node = this.#node
+    // Compressed clusters are placed in the order of the requests; without a map there is nothing to decide.
+    return this.#options.compress || node.map === undefined || node.allocations.isLocked(end - 1, end)
+  }
+
+  /** Writes a part of the step that ends at `stepEnd`. */
   async #write(
     offset: number,
     bytes: number,
@@ -302,9 +322,7 @@ export class ConvertPipeline {
     }
     const flags = compress ? ReqFlags.writeCompressed : 0
     const wait = this.#target.write(offset, bytes, buffer, bufferOffset, flags)
-    if (offset + bytes === stepEnd) {
-      this.#passTurn(stepEnd)
-    }
+    this.#started(offset + bytes, stepEnd)
     if (wait !== undefined) {
       await wait
     }
@@ -315,9 +333,7 @@ export class ConvertPipeline {
       return
     }
     const wait = this.#target.writeZeroes(offset, bytes, ReqFlags.mayUnmap)
-    if (offset + bytes === stepEnd) {
-      this.#passTurn(stepEnd)
-    }
+    this.#started(offset + bytes, stepEnd)
     if (wait !== undefined) {
       await wait
     }

@@ -1,3 +1,5 @@
+import { qdictOrder } from '../bytes/index.js'
+
 /** A leaf of an option tree. Command-line text stays a string until its consumer types it. */
 export type OptionValue = string | number | boolean | null
 
@@ -68,8 +70,9 @@ export class OptionDict {
     return this.#entries.entries()
   }
 
+  /** The names in the order in which QEMU's dictionaries would visit them: what it finds first, it complains about. */
   keys(): string[] {
-    return [...this.#entries.keys()]
+    return qdictOrder([...this.#entries.keys()])
   }
 
   clone(): OptionDict {

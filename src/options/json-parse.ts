@@ -191,14 +191,14 @@ function unquote(token: string): string {
       at++
       continue
     }
-    const escape = text[at + 1] ?? ''
-    if (escape === 'u') {
+    const letter = text[at + 1] ?? ''
+    if (letter === 'u') {
       const { character, length } = unicodeEscape(text, at, token)
       result += character
       at += length
       continue
     }
-    const plain = escapes[escape]
+    const plain = escapes[letter]
     if (plain === undefined) {
       throw jsonError('invalid escape sequence in string')
     }

@@ -54,7 +54,10 @@ export class ProgressMeter {
         return
       case 'people':
         if (this.#context.terminal === undefined) {
-          this.#qemu(percent)
+          // Of nothing QEMU shows no parts.
+          if (total > 0) {
+            this.#qemu(percent)
+          }
         } else {
           this.#bar(done, total, percent, this.#context.terminal.columns)
         }
@@ -74,7 +77,7 @@ export class ProgressMeter {
   #edge(percent: number): void {
     this.#percent = percent
     if (this.#options.style === 'people' && this.#context.terminal === undefined) {
-      this.#qemu(percent)
+      this.#line(percent)
     }
   }
 
@@ -98,16 +101,15 @@ export class ProgressMeter {
   /** As `qemu-img -p` prints it: at the ends, and after every step. */
   #qemu(percent: number): void {
     const atEnd = percent === 0 || percent === 100
-    if (
-      atEnd ||
-      Number.isNaN(this.#shownPercent) ||
-      Math.abs(percent - this.#shownPercent) > this.#options.step
-    ) {
-      if (!(atEnd && percent === this.#shownPercent)) {
-        this.#context.stdout(`${percentText(percent)}\r`)
-      }
-      this.#shownPercent = percent
+    const moved = Math.abs(percent - this.#shownPercent) > this.#options.step
+    if (percent !== this.#shownPercent && (atEnd || moved || Number.isNaN(this.#shownPercent))) {
+      this.#line(percent)
     }
+  }
+
+  #line(percent: number): void {
+    this.#context.stdout(`${percentText(percent)}\r`)
+    this.#shownPercent = percent
   }
 
   #speed(done: number): number {

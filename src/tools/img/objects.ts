@@ -5,6 +5,9 @@ import { decodeBase64, parseObject } from '../../options/index.js'
 /** Most bytes read from a secret's file. */
 const maxSecretBytes = 1024 * 1024
 
+/** Length of a secret that another one is encrypted with. */
+const keyBytes = 32
+
 /** The objects that `--object` defines. Secrets are checked and kept; nothing asks for them yet. */
 export class ToolObjects {
   readonly #secrets = new Map<string, Uint8Array | undefined>()
@@ -48,8 +51,12 @@ export class ToolObjects {
     if (!this.#secrets.has(keyId)) {
       throw blockError('ENOENT', `No secret with id '${keyId}'`)
     }
-    if (this.#secrets.get(keyId) === undefined) {
+    const key = this.#secrets.get(keyId)
+    if (key === undefined) {
       throw blockError('EINVAL', `Secret with id '${keyId}' has no data`)
+    }
+    if (key.length !== keyBytes) {
+      throw blockError('EINVAL', `Key should be ${keyBytes} bytes in length`)
     }
     if (iv === undefined) {
       throw blockError('EINVAL', 'IV is required to decrypt secret')

@@ -41,6 +41,7 @@ export class ImgTool {
   readonly context: ToolContext
   readonly #objects = new ToolObjects()
   #layer: Promise<BlockLayer> | undefined
+  #closeLayer: () => Promise<void> = async () => undefined
   /** `--debug`: stack traces with errors. */
   debug = false
 
@@ -50,15 +51,18 @@ export class ImgTool {
 
   /** The block layer of this run, made when first needed. */
   layer(): Promise<BlockLayer> {
-    this.#layer ??= this.context.createLayer((line) => this.#driverLine(line))
+    this.#layer ??= this.#makeLayer()
     return this.#layer
   }
 
-  async close(): Promise<void> {
-    if (this.#layer !== undefined) {
-      const layer = await this.#layer
-      await layer.closeAll()
-    }
+  async #makeLayer(): Promise<BlockLayer> {
+    const layer = await this.context.createLayer((line) => this.#driverLine(line))
+    this.#closeLayer = () => layer.closeAll()
+    return layer
+  }
+
+  close(): Promise<void> {
+    return this.#closeLayer()
   }
 
   print(line: string): void {
@@ -97,7 +101,8 @@ export class ImgTool {
     }
     this.error(prefix + error.message)
     if (error.hint !== undefined) {
-      this.context.stderr(`${error.hint}\n`)
+      // QEMU forgot the end of this line.
+      this.context.stderr(error.hint + (error.hint.startsWith('Detected format of ') ? '' : '\n'))
     }
     if (this.debug) {
       this.stack(error)

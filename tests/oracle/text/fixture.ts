@@ -1,5 +1,5 @@
 import { execFileSync, spawnSync } from 'node:child_process'
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { allDrivers } from '../../../src/all-drivers.js'
@@ -57,6 +57,7 @@ export class Fixture {
     qemu('snapshot', '-c', 'first', 'snap.qcow2')
     qemu('snapshot', '-c', 'a longer snapshot name', 'snap.qcow2')
     qemu('create', '-f', 'qcow2', 'leak.qcow2', '1M')
+    truncateSync(join(this.#template, 'leak.qcow2'), 24 * 65536)
     // A reference count for a cluster that nothing uses.
     damage(join(this.#template, 'leak.qcow2'), 0x20000 + 2 * 20, [0, 1])
     qemu('create', '-f', 'qcow2', 'corrupt.qcow2', '1M')

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { run } from '../../../src/tools/img/run.js'
-import { cases, wordsOf } from './cases.js'
+import { readCases, wordsOf } from './cases.js'
 import { comparable, Fixture, memoryContext, names, type Outcome, runOracle } from './fixture.js'
 
 let fixture: Fixture | undefined
@@ -23,9 +23,9 @@ async function runOurs(args: readonly string[], cwd: string): Promise<Outcome> {
   return { stdout: output.stdout, stderr: output.stderr, status, files: names(cwd) }
 }
 
-for (const [title, lines] of Object.entries(cases)) {
-  describe(title, () => {
-    for (const line of lines.trim().split('\n')) {
+for (const [subject, lines] of readCases()) {
+  describe(subject, () => {
+    for (const line of lines) {
       test(`qemu-img ${line}`, async () => {
         if (fixture === undefined) {
           throw new Error('no images')

@@ -35,6 +35,8 @@ export class ClusterAllocator {
   readonly #banned = new IndexRanges()
   /** Freed, and the file shall be told. */
   readonly #toDiscard = new IndexRanges()
+  /** Among those are compressed clusters: while the L2 table on disk points there, they must stay readable. */
+  #discardNeedsFlush = false
 
   constructor(meta: Qcow2Metadata, discards: DiscardPolicy) {
     this.#meta = meta
@@ -69,6 +71,17 @@ export class ClusterAllocator {
   }
 
   /**
+   * Clusters of metadata look free only in corrupt images: they must not be used. Cluster 0 is left to
+   * the callers, who have their own words for it.
+   */
+  #checkPlace(first: number, count: number): void {
+    const { clusterSize } = this.#meta.geometry
+    if (count !== 0 && first !== 0) {
+      this.#meta.overlap?.check(first * clusterSize, count * clusterSize)
+    }
+  }
+
+  /**
    * Allocates `count` clusters in a row and counts them, if everything needed is in memory.
    *
    * @returns their offset in bytes, or -1: {@link allocate} is needed
@@ -100,6 +113,7 @@ export class ClusterAllocator {
       return -1
     }
     this.#next = at
+    this.#checkPlace(at - count, count)
     return (at - count) * this.#meta.geometry.clusterSize
   }
 
@@ -125,7 +139,11 @@ export class ClusterAllocator {
       }
       run++
     }
-    return run === 0 || refcounts.tryIncrease(first, run) ? run : -1
+    if (run !== 0 && !refcounts.tryIncrease(first, run)) {
+      return -1
+    }
+    this.#checkPlace(first, run)
+    return run
   }
 
   /** Allocates `count` clusters in a row and counts them. Returns their offset in bytes. */
@@ -133,6 +151,7 @@ export class ClusterAllocator {
     for (;;) {
       const first = await this.findFree(count, maxOffset)
       if (await this.#meta.refcounts.increase(first, count)) {
+        this.#checkPlace(first, count)
         return first * this.#meta.geometry.clusterSize
       }
     }
@@ -154,6 +173,7 @@ export class ClusterAllocator {
         run++
       }
       if (run === 0 || (await refcounts.increase(first, run))) {
+        this.#checkPlace(first, run)
         return run
       }
     }
@@ -226,6 +246,7 @@ export class ClusterAllocator {
       offset = 0
       room = 0
     }
+    this.#meta.overlap?.check(offset, bytes)
     const end = offset + bytes
     this.#nextByte = end % clusterSize === 0 ? 0 : end
     return offset
@@ -262,6 +283,12 @@ export class ClusterAllocator {
     }
   }
 
+  /** {@link free} for a compressed cluster. */
+  async freeCompressed(offset: number, bytes: number, reason: FreeReason): Promise<void> {
+    this.#discardNeedsFlush ||= this.discards[reason]
+    await this.free(offset, bytes, reason, true)
+  }
+
   /**
    * Clusters have lost their last reference. Guest data may still be read or written by requests in
    * flight and is not reused before these are done; tables (`guestData` false) are nobody's target.
@@ -293,8 +320,14 @@ export class ClusterAllocator {
     }
     const { file, geometry } = this.#meta
     const runs: [number, number][] = []
-    this.#toDiscard.forEach((start, end) => runs.push([start, end]))
+    this.#toDiscard.forEach((start, end) => {
+      runs.push([start, end])
+    })
     this.#toDiscard.clear()
+    if (this.#discardNeedsFlush) {
+      await this.#meta.flushL2()
+      this.#discardNeedsFlush = false
+    }
     for (const [start, end] of runs) {
       try {
         const wait = file.discard(start * geometry.clusterSize, (end - start) * geometry.clusterSize)

@@ -187,6 +187,7 @@ export class ClusterWriter {
     }
     if (type === ClusterType.normal && !isNew) {
       const covered = Math.min(bytes, run * clusterSize - inCluster)
+      meta.overlap?.check(host + inCluster, covered)
       plan.inPlace(covered, meta.file, host + inCluster)
       this.#hint(offset, bytes, covered, host + inCluster)
       return 0
@@ -200,6 +201,9 @@ export class ClusterWriter {
         free++
       }
       run = Math.max(1, free)
+    }
+    if (!isNew) {
+      meta.overlap?.check(host, run * clusterSize)
     }
     if (!plan.reserve(locks, guest, guest + run * clusterSize)) {
       return 0
@@ -359,7 +363,7 @@ export class ClusterWriter {
         // Several of them share host clusters, so each is given back on its own.
         const { offset, bytes } = compressedPlace(compressedCookie(high, low, geometry), geometry)
         this.onCompressedFreed?.()
-        await allocator.free(offset, bytes, reason, true)
+        await allocator.freeCompressed(offset, bytes, reason)
         continue
       }
       const host = hostOffset(high, low)

@@ -52,6 +52,7 @@ export class L2Tables {
     if (table === 0 || !this.#meta.l1.isCopied(index)) {
       return undefined
     }
+    this.#meta.overlap?.checkTable(table)
     return this.#meta.l2.reach(this.#meta.sliceOffset(table, this.l2Index(offset)))
   }
 
@@ -67,6 +68,7 @@ export class L2Tables {
       await this.#allocate(index, table)
       table = this.#tableOffset(index)
     }
+    this.#meta.overlap?.checkTable(table)
     return await l2.load(this.#meta.sliceOffset(table, this.l2Index(offset)))
   }
 
@@ -102,7 +104,9 @@ export class L2Tables {
       meta.l2.discardRange(offset, clusterSize)
       throw error
     }
+    meta.overlap?.setTable(offset, true)
     if (old !== 0) {
+      meta.overlap?.setTable(old, false)
       meta.l2.discardRange(old, clusterSize)
       await meta.allocator.free(old, clusterSize, 'other', false)
     }
@@ -156,6 +160,9 @@ export class L2Tables {
     const bytes = new Uint8Array(size * tableEntryBytes)
     bytes.set(l1.bytes)
     const offset = await meta.allocator.allocate(geometry.clusters(bytes.length))
+    if (offset === 0) {
+      throw meta.corruption.signal('Preventing invalid write on metadata (overlaps with qcow2_header)')
+    }
     try {
       await meta.flushBlocks()
       await meta.writeThrough(offset, bytes)
@@ -213,6 +220,7 @@ export class L2Tables {
       l1.set(index, 0)
     }
     for (const table of tables) {
+      meta.overlap?.setTable(table, false)
       meta.l2.discardRange(table, geometry.clusterSize)
       await meta.allocator.free(table, geometry.clusterSize, 'always', false)
     }

@@ -12,6 +12,7 @@ import { readPadded } from './file-read.js'
 import { Geometry } from './geometry.js'
 import { type Qcow2Header, serializeHeader } from './header.js'
 import { L1Table } from './l1-table.js'
+import type { OverlapCheck } from './overlap.js'
 import { Refcounts } from './refcount.js'
 
 export interface MetadataOptions {
@@ -54,6 +55,8 @@ export class Qcow2Metadata {
   readonly refcounts: Refcounts
   readonly allocator: ClusterAllocator
   readonly corruption: CorruptionReport
+  /** Protects metadata of an image that is open for writing. */
+  overlap: OverlapCheck | undefined = undefined
   #loaded = false
 
   constructor(options: MetadataOptions) {
@@ -86,6 +89,7 @@ export class Qcow2Metadata {
     this.l1.replace(header.l1TableOffset, l1)
     this.refcounts.setTable(table)
     this.#loaded = true
+    await this.overlap?.load()
   }
 
   async #read(offset: number, into: Uint8Array, failure: string): Promise<void> {

@@ -1,5 +1,5 @@
 import { blockError, codeOf, errnoError } from '../../../errors/index.js'
-import type { OpenContext, SnapshotInfo } from '../../../graph/index.js'
+import type { OpenContext } from '../../../graph/index.js'
 import type { IoNode } from '../../../io/index.js'
 import { type OptionsOf, takeOptions } from '../../../options/index.js'
 import type { DiscardPolicy } from './allocate.js'
@@ -17,11 +17,10 @@ import {
 import { Qcow2Image } from './image.js'
 import { Qcow2Metadata } from './metadata.js'
 import { qcow2RuntimeOptions } from './options.js'
-import { readSnapshotTable } from './snapshot-table.js'
+import { OverlapCheck, overlapTemplates, protectedStructures } from './overlap.js'
+import { type Qcow2Snapshot, readSnapshotTable } from './snapshot-table.js'
 
 type RuntimeOptions = OptionsOf<typeof qcow2RuntimeOptions>
-
-const overlapTemplates = ['none', 'constant', 'cached', 'all']
 
 /**
  * Opens an image: header, then L1 and refcount table, then the list of snapshots.
@@ -55,12 +54,15 @@ export async function open(context: OpenContext): Promise<Qcow2Image> {
     caches: sizes(),
     discards: discardPolicy(options, node.unmapAllowed),
   })
-  if (!flags.noIo) {
-    await meta.load()
-  }
-  let snapshots: readonly SnapshotInfo[] = []
+  let snapshots: readonly Qcow2Snapshot[] = []
   if (!flags.check) {
     snapshots = (await readSnapshotTable(file, header)).snapshots
+  }
+  if (write) {
+    meta.overlap = new OverlapCheck(meta, protectedStructures(options), snapshots)
+  }
+  if (!flags.noIo) {
+    await meta.load()
   }
   await checkBitmaps(file, header)
   if (write && clearAutoclear(header)) {
@@ -113,7 +115,7 @@ function checkOptions(options: RuntimeOptions, header: Qcow2Header): void {
     )
   }
   const chosen = overlap ?? template ?? 'cached'
-  if (!overlapTemplates.includes(chosen)) {
+  if (!Object.hasOwn(overlapTemplates, chosen)) {
     throw blockError(
       'EINVAL',
       `Unsupported value '${chosen}' for qcow2 option 'overlap-check'. ` +

@@ -43,6 +43,11 @@ export class Refcounts {
     return this.#table.length
   }
 
+  /** Offset in table entry `index` as it stands, aligned or not; 0 for none. */
+  entry(index: number): number {
+    return this.#table[index] ?? 0
+  }
+
   /** Clusters that the table can have refcounts for. */
   get clusters(): number {
     return this.#table.length * this.#meta.geometry.blockEntries
@@ -150,6 +155,7 @@ export class Refcounts {
       if (block === undefined) {
         return false
       }
+      this.#meta.overlap?.checkTable(offset)
       const stop = Math.min(end, at - (at % blockEntries) + blockEntries)
       for (; at < stop; at++) {
         if (!this.format.canAdd(block, at % blockEntries, 1)) {
@@ -192,6 +198,7 @@ export class Refcounts {
           this.#meta.allocator.searchFrom(first)
           return false
         }
+        this.#meta.overlap?.checkTable(offset)
         const stop = Math.min(end, at - (at % blockEntries) + blockEntries)
         const block = await blocks.load(offset)
         try {
@@ -256,6 +263,7 @@ export class Refcounts {
     if (offset === 0) {
       throw ioError('EINVAL')
     }
+    this.#meta.overlap?.checkTable(offset)
     const block = await blocks.load(offset)
     let valid = true
     try {
@@ -301,6 +309,7 @@ export class Refcounts {
       throw meta.corruption.signal('Preventing invalid allocation of refcount block at offset 0')
     }
     const offset = place * clusterSize
+    meta.overlap?.check(offset, clusterSize)
     const countsItself = this.#tableIndex(place) === tableIndex
     if (!countsItself) {
       // At most two levels deep: then a block counts itself.
@@ -350,6 +359,7 @@ export class Refcounts {
       throw error
     }
     this.#table[index] = offset
+    meta.overlap?.setBlock(offset, true)
   }
 
   /**
@@ -461,6 +471,11 @@ export class Refcounts {
     const oldOffset = header.refcountTableOffset
     const oldBytes = header.refcountTableClusters * geometry.clusterSize
     this.#table = table
+    for (const block of table) {
+      if (block !== 0) {
+        this.#meta.overlap?.setBlock(block, true)
+      }
+    }
     header.refcountTableOffset = offset
     header.refcountTableClusters = clusters
     await this.#meta.allocator.free(oldOffset, oldBytes, 'other', false)
@@ -511,6 +526,7 @@ export class Refcounts {
     for (const i of unused) {
       const offset = old[i] ?? 0
       meta.blocks.discardRange(offset, clusterSize)
+      meta.overlap?.setBlock(offset, false)
       if (this.#tableIndex(offset / clusterSize) === i) {
         // It counted itself and is gone with its count.
         meta.allocator.freed(offset / clusterSize, 1, 'always', false)

@@ -210,7 +210,7 @@ export class Resize {
     zero: boolean,
   ): Promise<boolean> {
     const meta = this.#meta
-    const { file, geometry, allocator } = meta
+    const { geometry, allocator } = meta
     const { clusterSize } = geometry
     const guest = geometry.clusterStart(old)
     const clusters = geometry.clusters(length - guest)
@@ -219,9 +219,13 @@ export class Resize {
     const host = await meta.locked(async () => {
       await meta.flushL2()
       const last = await step('Failed to resize refcount structures', () => meta.refcounts.lastUsed())
-      const end = Math.max(last + 1, allocator.blockedEnd) * clusterSize
+      let end = Math.max(last + 1, allocator.blockedEnd)
+      if ((end + clusters) * clusterSize < meta.file.length) {
+        // The file has an unused tail. It cannot be preallocated without growing, so leave it.
+        end = geometry.clusters(meta.file.length)
+      }
       const start = await step('Failed to resize refcount structures', () =>
-        meta.refcounts.growTable(end, clusters + l2Tables, true, 0, 0),
+        meta.refcounts.growTable(end * clusterSize, clusters + l2Tables, true, 0, 0),
       )
       await step('Failed to allocate data clusters', async () => {
         if ((await allocator.allocateAt(start, clusters)) !== clusters) {

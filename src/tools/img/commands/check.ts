@@ -5,6 +5,8 @@ import { type CheckImageResult, checkImage, checkReport, openImage } from '../..
 import { imageOptions } from '../image-options.js'
 import { flag, type ImageArguments, type ImgCommand, type ImgTool, valued } from '../tool.js'
 
+const noChecks = 'This image format does not support checks'
+
 /** `check`: looks for inconsistencies and repairs them if asked to. */
 export const check: ImgCommand = {
   async run(argv: readonly string[], tool: ImgTool) {
@@ -76,7 +78,8 @@ export const check: ImgCommand = {
     } catch (error) {
       if (codeOf(error) === 'ENOTSUP') {
         tool.report(error)
-        return 63
+        // What is not supported may also be a repair.
+        return error instanceof Error && error.message === noChecks ? 63 : 1
       }
       if (!tool.context.signal.aborted) {
         tool.error(`Check failed: ${tool.errnoText(error)}`)

@@ -1,12 +1,12 @@
+import type { BlockLayer } from '../../../graph/index.js'
 import {
   type ConvertOptions,
   convertFromSource,
   convertImage,
   convertToSink,
-  createTarget,
   openImage,
 } from '../../../image/index.js'
-import { hasHelpOption, parseInteger } from '../../../options/index.js'
+import { escapeOptionValue, hasHelpOption, parseInteger } from '../../../options/index.js'
 import { ProgressMeter, type ProgressStyle } from '../../progress.js'
 import { imageOptions } from '../image-options.js'
 import { progressStyle } from '../progress-option.js'
@@ -164,7 +164,7 @@ async function copy(
   target: string,
   targetFormat: string | undefined,
 ): Promise<number> {
-  const { flags, image, options } = request
+  const { flags, image } = request
   const { context } = tool
   const quiet = flags.has('q')
   const toSink = target === '-' && !flags.has('n')
@@ -174,13 +174,7 @@ async function copy(
   meter.start()
   try {
     const layer = await tool.layer()
-    if (options !== undefined) {
-      warnOfOptions(
-        tool,
-        createTarget(layer, targetFormat ?? 'raw', toSink ? 'stdout' : target).schema,
-        options,
-      )
-    }
+    const options = createOptions(tool, layer, request, targetFormat ?? 'raw')
     if (flags.has('bitmaps')) {
       await refuseBitmaps(tool, sources, image)
     }
@@ -239,6 +233,25 @@ async function copy(
   } finally {
     meter.end()
   }
+}
+
+/** The create options as text; `-F` without `-B` is one of them. */
+function createOptions(
+  tool: ImgTool,
+  layer: BlockLayer,
+  { options, backingFile, backingFormat }: Request,
+  format: string,
+): string | undefined {
+  const driver = layer.findFormat(format)
+  const schema = { ...layer.findFormat('file')?.createOptions, ...driver?.createOptions }
+  warnOfOptions(tool, schema, options)
+  if (backingFormat === undefined || backingFile !== undefined || driver?.createOptions === undefined) {
+    return options
+  }
+  if (!Object.hasOwn(schema, 'backing_fmt')) {
+    tool.fail(`Backing file format not supported for file format '${format}'`)
+  }
+  return tool.appendOptions(options, `backing_fmt=${escapeOptionValue(backingFormat)}`)
 }
 
 /** What cannot be done to standard output. */

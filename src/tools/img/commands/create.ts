@@ -68,6 +68,8 @@ export const create: ImgCommand = {
           if (!quiet) {
             tool.print(banner)
           }
+          // The driver reads them again.
+          warnOfOptions(tool, schema, options)
         },
       })
     } catch (error) {

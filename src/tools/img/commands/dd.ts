@@ -1,4 +1,4 @@
-import { blockError } from '../../../errors/index.js'
+import { blockError, isBlockError } from '../../../errors/index.js'
 import { ddImage } from '../../../image/index.js'
 import { ProgressMeter, type ProgressStyle } from '../../progress.js'
 import { imageOptions } from '../image-options.js'
@@ -56,6 +56,10 @@ export const dd: ImgCommand = {
         warn: (text) => tool.error(text),
       })
     } catch (error) {
+      if (isUnknownFormat(error, format)) {
+        // This command does not say which.
+        tool.fail('Unknown file format')
+      }
       tool.report(error)
       return 1
     } finally {
@@ -65,10 +69,14 @@ export const dd: ImgCommand = {
   },
 }
 
+function isUnknownFormat(error: unknown, format: string): boolean {
+  return isBlockError(error) && error.message === `Unknown file format '${format}'`
+}
+
 function operand(tool: ImgTool, word: string, operands: Operands): void {
   const equals = word.indexOf('=')
   if (equals < 0) {
-    unknown(tool, word)
+    unknown(word)
   }
   const name = word.slice(0, equals)
   const value = word.slice(equals + 1)
@@ -89,10 +97,10 @@ function operand(tool: ImgTool, word: string, operands: Operands): void {
       operands.output = value
       break
     default:
-      unknown(tool, name)
+      unknown(name)
   }
 }
 
-function unknown(_tool: ImgTool, name: string): never {
+function unknown(name: string): never {
   throw blockError('EINVAL', `unrecognized operand ${name}`)
 }
