@@ -34,6 +34,11 @@ export class NewImagePlace {
     this.#removable = work ?? (fresh ? path : undefined)
   }
 
+  /** Whether making the image destroys something. */
+  get overwrites(): boolean {
+    return this.#removable === undefined
+  }
+
   /** The image is complete and closed: gives it its name. */
   commit(): void {
     const paths = this.#paths

@@ -196,11 +196,22 @@ describe('failures', () => {
       { sparseSize: 7 },
       { parallel: 0 },
       { snapshot: 'x' },
+      { format: 'raw', compress: true },
     ] as Partial<ConvertOptions>[]) {
       const options = { sources: [raw('/source')], target: '/target', format: 'qcow2', ...wrong }
       await failure(convertImage(layer, options))
       expect(bytesOf(host, '/target')).toEqual(new Uint8Array([1, 2, 3]))
     }
+  })
+
+  test('an existing target is overwritten in place, compressed too', async () => {
+    const { layer, host } = setUp()
+    host.put('/source', contents(MiB))
+    const file = host.put('/target', new Uint8Array([1, 2, 3]))
+    const sources = [raw('/source')]
+    await convertImage(layer, { sources, target: '/target', format: 'qcow2', compress: true })
+    expect(host.contents('/target')).toBe(file)
+    expect(Buffer.compare(await guestBytes(layer, '/target', 'qcow2'), contents(MiB))).toBe(0)
   })
 
   test('a file that appears meanwhile is not overwritten', async () => {

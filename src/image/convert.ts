@@ -1,5 +1,6 @@
 import { blockError, prefixed } from '../errors/index.js'
 import { type Backend, type BlockLayer, createWithDriver } from '../graph/index.js'
+import { canCompress } from './can-compress.js'
 import { fillTarget, maxBufferBytes } from './convert-fill.js'
 import { ConvertSources } from './convert-source.js'
 import { NewImagePlace } from './convert-target.js'
@@ -12,7 +13,7 @@ import { sectorBytes } from './sectors.js'
 export interface ConvertOptions extends LongRun {
   /** Concatenated in order. */
   readonly sources: readonly (ImageSpec | string)[]
-  /** With `options` in it, {@link targetImageOptions} is implied. */
+  /** A new file or, with `skipCreate`, an image that exists; given by its `options` as for `--target-image-opts`. */
   readonly target: ImageSpec | string
   /** Target format; default `raw`, or what the target's own options say. */
   readonly format?: string | undefined
@@ -100,6 +101,9 @@ export async function convertSources(
   const { driver } = values.target
   const filename = imageLabel(options.target)
   const place = new NewImagePlace(layer, filename)
+  if (options.compress === true && place.overwrites && !(await canCompress(layer, values))) {
+    throw blockError('ENOTSUP', 'Compression not supported for this file format')
+  }
   try {
     try {
       await createWithDriver(layer, driver, place.workName, values.values())

@@ -1,14 +1,15 @@
 import { blockError } from '../errors/index.js'
 import { type BlockDriver, type BlockLayer, type CreateValues, findProtocol } from '../graph/index.js'
 import {
+  escapeOptionValue,
   OptionDict,
   type OptionSchema,
   type OptionSpec,
   type OptionTree,
   type OptionValue,
+  parseOptionText,
   typeOption,
 } from '../options/index.js'
-import { escapeOptionValue, parseOptionText } from './option-text.js'
 
 /** Create options as `-o` gives them (`cluster_size=64k,compat=1.1`, commas doubled), or as values. */
 export type CreateOptionInput = string | OptionDict | OptionTree

@@ -1,10 +1,4 @@
-import {
-  Backend,
-  type BlockDriver,
-  type BlockLayer,
-  createBlockLayer,
-  createWithDriver,
-} from '../graph/index.js'
+import { Backend, type BlockDriver, type BlockLayer, createWithDriver } from '../graph/index.js'
 import { attempt } from '../sched/index.js'
 import { type ConvertResult, convertImage } from './convert.js'
 import { fillTarget } from './convert-fill.js'
@@ -14,7 +8,7 @@ import { driverInfo } from './info.js'
 import { type LongRun, throwIfAborted } from './long-run.js'
 import type { ImageSpec } from './open.js'
 import { RecordedContents } from './stream-contents.js'
-import { type BufferOrigin, recorderDriver, recorderProtocol } from './stream-recorder.js'
+import { type BufferOrigin, recorderName, recordingLayer } from './stream-recorder.js'
 
 /** A forward-only receiver of bytes, such as a pipe. The chunk must stay as it is until the promise settles. */
 export interface ByteSink {
@@ -54,7 +48,7 @@ export async function convertToSink(
 ): Promise<ConvertResult> {
   const contents = new RecordedContents()
   const origin = new BufferOrigins()
-  const work = recordingLayer(layer, recorderDriver(contents, origin))
+  const work = recordingLayer(layer, contents, origin)
   const target = createTarget(work, options.format ?? 'raw', recorderName)
   const values = new CreateOptions(target, options.options)
   const encrypted = Object.keys(values.values()).some((name) => name.startsWith('encrypt'))
@@ -77,17 +71,6 @@ export async function convertToSink(
     await work.closeAll()
     await sources.close()
   }
-}
-
-const recorderName = `${recorderProtocol}:image`
-
-/** A layer of its own with the drivers of `layer` and one more. */
-function recordingLayer(layer: BlockLayer, recorder: BlockDriver): BlockLayer {
-  return createBlockLayer({
-    host: layer.host,
-    drivers: [...[...layer.drivers].reverse(), recorder],
-    implicitFiles: layer.implicitFiles,
-  })
 }
 
 /** Knows the buffers of the conversion and what of the source is in them. */

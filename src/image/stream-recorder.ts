@@ -1,4 +1,10 @@
-import type { BlockDriver, DriverState, TruncateOptions } from '../graph/index.js'
+import {
+  type BlockDriver,
+  type BlockLayer,
+  createBlockLayer,
+  type DriverState,
+  type TruncateOptions,
+} from '../graph/index.js'
 import type { DirectPath, ExtentSink, IoNode, RangeResult } from '../io/index.js'
 import type { Wait } from '../sched/index.js'
 import type { RecordedContents } from './stream-contents.js'
@@ -11,14 +17,29 @@ export interface BufferOrigin {
   read(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): Promise<void>
 }
 
-/** Prefix of the only name there is. */
-export const recorderProtocol = 'blockgraph-stream'
+const recorderProtocol = 'blockgraph-stream'
+
+/** The only name there is in a {@link recordingLayer} besides those of the host. */
+export const recorderName = `${recorderProtocol}:image`
+
+/** A layer of its own with the drivers of `layer`, where {@link recorderName} is a file that is only recorded. */
+export function recordingLayer(
+  layer: BlockLayer,
+  contents: RecordedContents,
+  origin: BufferOrigin,
+): BlockLayer {
+  return createBlockLayer({
+    host: layer.host,
+    drivers: [...[...layer.drivers].reverse(), recorderDriver(contents, origin)],
+    implicitFiles: layer.implicitFiles,
+  })
+}
 
 /**
  * The protocol driver below an image that is only worked out, not stored: it keeps metadata in memory
  * and remembers for guest data where it came from.
  */
-export function recorderDriver(contents: RecordedContents, origin: BufferOrigin): BlockDriver {
+function recorderDriver(contents: RecordedContents, origin: BufferOrigin): BlockDriver {
   return {
     name: recorderProtocol,
     kind: 'protocol',

@@ -182,7 +182,7 @@ describe('progress', () => {
 
   test('in QEMU’s format elsewhere, and not at all when quiet', async () => {
     expect((await call(['convert', '-p', raw, target()])).stdout).toMatch(
-      /^ {4}\(0\.00\/100%\)\r[^]*\(100\.00\/100%\)\r\n$/,
+      /^ {4}\(0\.00\/100%\)\r.*\(100\.00\/100%\)\r\n$/s,
     )
     expect((await call(['convert', '-p', '-q', raw, target()])).stdout).toBe('')
     expect((await call(['convert', '-p', raw, '-'])).stdout).toBe('')
@@ -248,6 +248,15 @@ describe('standard input and output', () => {
         /^tool: (.* cannot be used when writing to standard output|Standard input cannot be joined .*)\n$/,
       )
     }
+  })
+
+  test('image data does not go to a terminal', async () => {
+    const { status, stderr, data } = await call(['convert', raw, '-'], { terminal: { columns: 80 } })
+    expect({ status, stderr, bytes: data.length }).toEqual({
+      status: 1,
+      stderr: 'tool: Image data is not written to a terminal\n',
+      bytes: 0,
+    })
   })
 
   test('a reader that goes away is an error, and says so once', async () => {

@@ -70,6 +70,13 @@ export class ClusterAllocator {
     )
   }
 
+  /** Clusters go into use: the file must not be told any more that they are free. */
+  taken(first: number, count: number): void {
+    if (!this.#toDiscard.isEmpty) {
+      this.#toDiscard.remove(first, first + count)
+    }
+  }
+
   /**
    * Clusters of metadata look free only in corrupt images: they must not be used. Cluster 0 is left to
    * the callers, who have their own words for it.
@@ -113,6 +120,7 @@ export class ClusterAllocator {
       return -1
     }
     this.#next = at
+    this.taken(at - count, count)
     this.#checkPlace(at - count, count)
     return (at - count) * this.#meta.geometry.clusterSize
   }
@@ -142,6 +150,7 @@ export class ClusterAllocator {
     if (run !== 0 && !refcounts.tryIncrease(first, run)) {
       return -1
     }
+    this.taken(first, run)
     this.#checkPlace(first, run)
     return run
   }
@@ -173,6 +182,7 @@ export class ClusterAllocator {
         run++
       }
       if (run === 0 || (await refcounts.increase(first, run))) {
+        this.taken(first, run)
         this.#checkPlace(first, run)
         return run
       }
@@ -209,6 +219,7 @@ export class ClusterAllocator {
       throw ioError('EFBIG')
     }
     this.#next = at
+    this.taken(at - count, count)
     return at - count
   }
 

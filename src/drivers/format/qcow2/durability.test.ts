@@ -159,7 +159,7 @@ for (const delayed of [false, true]) {
       }
       await script(seed, { delayed, fault: count })
       const total = operations
-      for (let failAt = 0; failAt < total; failAt += 3) {
+      for (let failAt = 0; failAt < total; failAt += 2) {
         operations = 0
         const code = failAt % 2 === 0 ? 'EIO' : 'ENOSPC'
         const fault = (kind: string): ErrnoName | undefined =>

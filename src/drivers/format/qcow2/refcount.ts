@@ -406,6 +406,7 @@ export class Refcounts {
     const tableOffset = start + missing * clusterSize
     const end = tableOffset + tableClusters * clusterSize
     const created: number[] = []
+    meta.allocator.taken(start / clusterSize, (end - start) / clusterSize)
     try {
       await this.#fillBlocks(table, firstBlock, total, start, end, created)
       await meta.flushBlocks()

@@ -57,7 +57,6 @@ export class Resize {
     }
     const old = header.size
     const l1Entries = geometry.l1EntriesFor(length)
-    let zero = how.zero
     if (length < old) {
       if (how.preallocation !== 'off') {
         throw blockError('EINVAL', "Preallocation can't be used for shrinking an image")
@@ -67,18 +66,13 @@ export class Resize {
       await step('Failed to grow the L1 table', () =>
         this.#meta.locked(() => this.#tables.growL1(l1Entries, true)),
       )
-      if (how.preallocation === 'metadata') {
-        await this.#preallocateMetadata(old, length)
-      } else if (how.preallocation !== 'off') {
-        zero = !(await this.#preallocateData(old, length, how.preallocation, zero)) && zero
-      }
-      if (zero && length > old) {
-        await this.#zeroNewPart(old, length)
-      }
-      if (how.preallocation !== 'off') {
-        await step('Failed to flush the preallocated area to disk', () =>
-          this.#meta.locked(() => this.#meta.writeCaches()),
-        )
+      try {
+        await this.#prepareNewPart(old, length, how)
+      } catch (error) {
+        // A later, successful resize must not bring to light what was allocated now.
+        const end = geometry.clusterEnd(length)
+        await this.#zeroDiscard.change(geometry.clusterEnd(old), end, 'forget').catch(() => undefined)
+        throw error
       }
     }
     const field = new Uint8Array(8)
@@ -89,6 +83,24 @@ export class Resize {
     header.size = length
     header.l1VmStateIndex = l1Entries
     this.#onResize(length)
+  }
+
+  /** Preallocates and zeroes what is going to be the part of the disk from `old` to `length`. */
+  async #prepareNewPart(old: number, length: number, how: TruncateOptions): Promise<void> {
+    let zero = how.zero
+    if (how.preallocation === 'metadata') {
+      await this.#preallocateMetadata(old, length)
+    } else if (how.preallocation !== 'off') {
+      zero = !(await this.#preallocateData(old, length, how.preallocation, zero)) && zero
+    }
+    if (zero && length > old) {
+      await this.#zeroNewPart(old, length)
+    }
+    if (how.preallocation !== 'off') {
+      await step('Failed to flush the preallocated area to disk', () =>
+        this.#meta.locked(() => this.#meta.writeCaches()),
+      )
+    }
   }
 
   async #shrink(old: number, length: number, l1Entries: number): Promise<void> {
@@ -236,7 +248,7 @@ export class Resize {
     })
     let zeroed = false
     try {
-      zeroed = await this.#growFile(host + clusters * clusterSize, preallocation, zero)
+      zeroed = await this.#growFile(host, clusters * clusterSize, preallocation, zero)
       if (guest !== old) {
         await this.#copyHead(guest, old - guest, host)
       }
@@ -250,11 +262,22 @@ export class Resize {
     return zeroed
   }
 
-  async #growFile(length: number, preallocation: 'falloc' | 'full', zero: boolean): Promise<boolean> {
+  /** Gives `[host, +bytes)`, at the end of the file, its space. Returns whether it reads as zeroes. */
+  async #growFile(
+    host: number,
+    bytes: number,
+    preallocation: 'falloc' | 'full',
+    zero: boolean,
+  ): Promise<boolean> {
     const { file } = this.#meta
+    const length = host + bytes
     if (zero) {
       try {
+        const stale = file.length - host
         await truncateNode(file, length, { exact: false, preallocation, zero: true })
+        if (stale > 0) {
+          await file.writeZeroes(host, stale, 0)
+        }
         return true
       } catch {
         // The file cannot promise zeroes: they are made afterwards.

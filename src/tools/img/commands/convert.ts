@@ -261,6 +261,9 @@ function refuseForStream(tool: ImgTool, request: Request, fromSource: boolean): 
       tool.fail(`${what} cannot be used when writing to standard output`)
     }
   }
+  if (tool.context.terminal !== undefined) {
+    tool.fail('Image data is not written to a terminal')
+  }
   refuse(fromSource, 'Standard input')
   refuse(request.backingFile !== undefined, 'A backing file (-B)')
   refuse(request.snapshot !== undefined, 'A snapshot (-l)')
