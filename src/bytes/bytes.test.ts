@@ -138,6 +138,40 @@ describe('against qemu-img', () => {
   })
 })
 
+test('fixed digits as printf prints them', () => {
+  const values = [
+    0,
+    0.5,
+    1.5,
+    2.5,
+    3.125,
+    0.375,
+    6.25,
+    94.117647,
+    99.995,
+    1e15 + 0.5,
+    0.005,
+    1 / 3,
+    100,
+    0.125,
+    0.001953125,
+  ]
+  for (const digits of [0, 1, 2, 3, 8]) {
+    const shown = execFileSync('bash', ['-c', `printf '%.${digits}f\\n' "$@"`, '', ...values.map(String)], {
+      encoding: 'utf8',
+      env: { LC_ALL: 'C' },
+    })
+    // The shell's printf works in long double: only values that are short in binary are the same there.
+    values.forEach((value, index) => {
+      if (Number.isInteger(value * 1024)) {
+        expect(bytes.fixedText(value, digits)).toBe(shown.split('\n')[index])
+      } else {
+        expect(bytes.fixedText(value, digits)).toBe(value.toFixed(digits))
+      }
+    })
+  }
+})
+
 test('empty containers, odd values', () => {
   expect(bytes.jsonPretty({})).toBe('{\n}')
   expect(bytes.jsonPretty([])).toBe('[\n]')

@@ -1,4 +1,4 @@
-import { sizeText } from '../bytes/index.js'
+import { fixedText, sizeText } from '../bytes/index.js'
 import type { ToolContext } from './context.js'
 
 /** How progress is shown: not at all, as QEMU does or as a bar on a terminal, or one JSON object a line. */
@@ -157,7 +157,8 @@ export class ProgressMeter {
 }
 
 function percentText(percent: number): string {
-  return `    (${percent.toFixed(2)}/100%)`
+  // QEMU keeps it in single precision.
+  return `    (${fixedText(Math.fround(percent), 2)}/100%)`
 }
 
 /** `m:ss`, or `h:mm:ss`. */

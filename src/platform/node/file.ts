@@ -24,7 +24,7 @@ const SEEK_HOLE = 4
 const POSIX_FADV_DONTNEED = 4
 
 /** Largest read tried without waiting, bytes. */
-const cachedReadBytes = 1 << 20
+const cachedReadBytes = 4 << 20
 /** Largest write done on this thread under `auto`, bytes: a copy into the page cache. */
 const inlineWriteBytes = 1 << 16
 /** Alignments tried for O_DIRECT, and what is assumed if the file does not tell. Bytes. */

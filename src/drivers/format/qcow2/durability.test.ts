@@ -12,7 +12,7 @@ import { qcow2 } from './index.js'
  * Scripts that also compress, resize and outgrow refcount blocks, on tiny clusters, under faults and
  * power cuts. `QCOW2_SEEDS` sets how many are tried.
  */
-const seeds = Number(process.env['QCOW2_SEEDS'] ?? 3)
+const seeds = Number(process.env.QCOW2_SEEDS ?? 3)
 const path = '/image'
 const cluster = 512
 const codecs = new NodeCodecs()
@@ -182,7 +182,9 @@ test('the power may go at any write', async () => {
     const log = new CrashLog()
     await script(seed, { delayed: false, log })
     const random = new Random(seed)
-    const states = [...log.states({ random: () => random.below(1 << 20) / (1 << 20), exhaustive: 4, samples: 5 })]
+    const states = [
+      ...log.states({ random: () => random.below(1 << 20) / (1 << 20), exhaustive: 4, samples: 5 }),
+    ]
     // The first states are those of create, when there is no image yet.
     const first = states.findIndex(({ contents }) => contents[0] === 0x51)
     const every = Math.max(1, Math.floor((states.length - first) / 600))

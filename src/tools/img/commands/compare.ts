@@ -76,7 +76,10 @@ export const compare: ImgCommand = {
         labels: [firstName, secondName],
         signal: tool.context.signal,
         progress: meter.update,
-        onSizeMismatch: () => print(sizeMismatchWarning),
+        onSizeMismatch: () => {
+          meter.update(Math.min(first.length, second.length), Math.max(first.length, second.length))
+          print(sizeMismatchWarning)
+        },
       })
       print(compareMessage(result))
       return result.identical ? 0 : 1

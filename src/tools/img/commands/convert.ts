@@ -1,4 +1,4 @@
-import type { BlockLayer } from '../../../graph/index.js'
+import { type BlockLayer, parseCacheMode } from '../../../graph/index.js'
 import {
   type ConvertOptions,
   convertFromSource,
@@ -67,6 +67,10 @@ export const convert: ImgCommand = {
     }
     if (target === undefined) {
       tool.fail('Must specify image file name')
+    }
+    const cache = request.sourceCache
+    if (cache !== undefined && parseCacheMode(cache) === undefined) {
+      tool.fail(`Invalid source cache option: ${cache}`)
     }
     return await copy(tool, request, sources, target, targetFormat)
   },
