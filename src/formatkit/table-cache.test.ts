@@ -176,7 +176,7 @@ describe('order on disk', () => {
     const l2 = new TableCache(file, size, 4)
     const refcounts = new TableCache(file, size, 4)
     change(refcounts, 0, 1)
-    l2.orderAfter(refcounts)
+    void l2.orderAfter(refcounts)
     expect(refcounts.canOrderAfter(l2)).toBe(false)
     change(l2, 512, 2)
     file.log.length = 0
@@ -215,7 +215,7 @@ describe('failures', () => {
     const refcounts = new TableCache(file, size, 4)
     change(refcounts, 0, 1)
     change(l2, 512, 2)
-    l2.orderAfter(refcounts)
+    void l2.orderAfter(refcounts)
     file.failFlushes = true
     await expect(l2.writeBack()).rejects.toMatchObject({ code: 'EIO' })
     expect(file.bytes[512]).toBe(0)

@@ -178,7 +178,7 @@ async function openNode(node: BlockNode, options: OptionDict, filename: string |
   const backing = options.get('backing')
   if (backing === null || backing === '') {
     if (backing === '') {
-      layer.host.warn('Use of "backing": "" is deprecated; use "backing": null instead')
+      layer.host.warn('warning: Use of "backing": "" is deprecated; use "backing": null instead')
     }
     flags.noBacking = true
     for (const dict of [options, node.options, node.explicitOptions]) {

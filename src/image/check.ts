@@ -1,3 +1,4 @@
+import { fixedText } from '../bytes/index.js'
 import { blockError, codeOf, strerror } from '../errors/index.js'
 import { type Backend, type CheckFix, type CheckResult, checkNode } from '../graph/index.js'
 import { inQemuOrder } from './key-order.js'
@@ -137,7 +138,7 @@ export function checkReport(check: ImageCheck): string[] {
   }
   const { 'total-clusters': total = 0, 'allocated-clusters': allocated = 0 } = check
   if (total > 0 && allocated > 0) {
-    const percent = (part: number, whole: number): string => `${((part * 100) / whole).toFixed(2)}%`
+    const percent = (part: number, whole: number): string => `${fixedText((part * 100) / whole, 2)}%`
     lines.push(
       `${allocated}/${total} = ${percent(allocated, total)} allocated, ` +
         `${percent(check['fragmented-clusters'] ?? 0, allocated)} fragmented, ` +

@@ -70,7 +70,7 @@ async function copyPart(
     try {
       await createWithDriver(layer, values.target.driver, place.workName, values.values())
     } catch (error) {
-      throw prefixed(error, `${options.target}: error while creating output image of type ${format}: `)
+      throw prefixed(error, `${options.target}: error while creating output image: `)
     }
     const spec = { filename: place.workName, format, label: options.target }
     const target = await openImage(layer, spec, { write: true })

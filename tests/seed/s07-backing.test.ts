@@ -81,7 +81,7 @@ test('row 60: the backing file comes from the header, from options, or not at al
   expect([none.backing, [...(await head(none))].every((byte) => byte === 0)]).toEqual([undefined, true])
   await layer.unref(none)
   const empty = await layer.open('/d/mid.qcow2', { driver: 'qcow2', backing: '' })
-  expect(host.warnings).toContain('Use of "backing": "" is deprecated; use "backing": null instead')
+  expect(host.warnings).toContain('warning: Use of "backing": "" is deprecated; use "backing": null instead')
   await layer.unref(empty)
   const named = await layer.open('/else.raw', { driver: 'raw', 'node-name': 'named' })
   const referring = await layer.open('/d/mid.qcow2', { driver: 'qcow2', backing: 'named' })

@@ -33,7 +33,7 @@ describe.each([0, 1, 2, 3, 4, 5, 6])('refcounts of 2^%i bits', (order) => {
           expect(format.findFree(block, 0, entries)).toBe(firstFree)
         },
       ),
-      { numRuns: 40 },
+      { numRuns: 15 },
     )
   })
 

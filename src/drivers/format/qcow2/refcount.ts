@@ -1,13 +1,9 @@
 import { ioError } from '../../../errors/index.js'
-import type { CachedTable } from '../../../formatkit/index.js'
 import { hex } from './check-walk.js'
-import { maxRefcountTableBytes, tableEntryBytes } from './constants.js'
+import { tableEntryBytes } from './constants.js'
 import type { Qcow2Metadata } from './metadata.js'
 import { RefcountFormat } from './refcount-block.js'
-import { refcountMetadata } from './refcount-size.js'
-
-/** Byte offset of the fields "refcount table offset" and "refcount table clusters" in the header. */
-const headerTableField = 48
+import { RefcountGrowth } from './refcount-growth.js'
 
 /**
  * The reference counts of an image's host clusters: the table of refcount blocks in memory, the
@@ -19,12 +15,14 @@ const headerTableField = 48
 export class Refcounts {
   readonly format: RefcountFormat
   readonly #meta: Qcow2Metadata
-  /** File offsets of the blocks; 0 where there is none. */
-  #table: Float64Array = new Float64Array(0)
+  /** @internal File offsets of the blocks; 0 where there is none. */
+  table: Float64Array = new Float64Array(0)
+  readonly growth: RefcountGrowth
 
   constructor(meta: Qcow2Metadata) {
     this.#meta = meta
     this.format = new RefcountFormat(meta.geometry.refcountOrder)
+    this.growth = new RefcountGrowth(meta, this)
   }
 
   /** Takes over the refcount table as it stands in the image. */
@@ -35,28 +33,28 @@ export class Refcounts {
       const low = view.getUint32(i * tableEntryBytes + 4)
       table[i] = view.getUint32(i * tableEntryBytes) * 0x100000000 + (low - (low % 512))
     }
-    this.#table = table
+    this.table = table
   }
 
   /** Entries of the table. */
   get tableSize(): number {
-    return this.#table.length
+    return this.table.length
   }
 
   /** Offset in table entry `index` as it stands, aligned or not; 0 for none. */
   entry(index: number): number {
-    return this.#table[index] ?? 0
+    return this.table[index] ?? 0
   }
 
   /** Clusters that the table can have refcounts for. */
   get clusters(): number {
-    return this.#table.length * this.#meta.geometry.blockEntries
+    return this.table.length * this.#meta.geometry.blockEntries
   }
 
   /** How many clusters in `[start, end)`, which lies within one block, have a refcount. */
   async countUsed(start: number, end: number): Promise<number> {
     const { blockEntries } = this.#meta.geometry
-    const offset = this.blockOffset(this.#tableIndex(start))
+    const offset = this.blockOffset(this.tableIndex(start))
     if (offset === 0) {
       return 0
     }
@@ -71,7 +69,7 @@ export class Refcounts {
 
   /** File offset of block `index`, 0 if there is none. Throws if the image has it unaligned. */
   blockOffset(index: number): number {
-    const offset = index < this.#table.length ? (this.#table[index] ?? 0) : 0
+    const offset = index < this.table.length ? (this.table[index] ?? 0) : 0
     if (offset % this.#meta.geometry.clusterSize !== 0) {
       throw this.#meta.corruption.signal(
         `Refblock offset ${hex(offset)} unaligned (reftable index: ${hex(index)})`,
@@ -80,17 +78,18 @@ export class Refcounts {
     return offset
   }
 
-  #tableIndex(cluster: number): number {
+  /** Index in the table of the block that counts `cluster`. */
+  tableIndex(cluster: number): number {
     return Math.floor(cluster / this.#meta.geometry.blockEntries)
   }
 
   hasBlock(cluster: number): boolean {
-    return this.blockOffset(this.#tableIndex(cluster)) !== 0
+    return this.blockOffset(this.tableIndex(cluster)) !== 0
   }
 
   /** The refcount of `cluster`, or -1 if its block is not at hand. */
   peek(cluster: number): number {
-    const offset = this.blockOffset(this.#tableIndex(cluster))
+    const offset = this.blockOffset(this.tableIndex(cluster))
     if (offset === 0) {
       return 0
     }
@@ -103,7 +102,7 @@ export class Refcounts {
    * -1 if the block is not at hand.
    */
   nextFree(cluster: number): number {
-    const offset = this.blockOffset(this.#tableIndex(cluster))
+    const offset = this.blockOffset(this.tableIndex(cluster))
     if (offset === 0) {
       return cluster
     }
@@ -130,12 +129,12 @@ export class Refcounts {
   /** Brings the block of `cluster`, which exists, into the cache. */
   async bring(cluster: number): Promise<void> {
     const blocks = this.#meta.blocks
-    blocks.release(await blocks.load(this.blockOffset(this.#tableIndex(cluster))))
+    blocks.release(await blocks.load(this.blockOffset(this.tableIndex(cluster))))
   }
 
   /** Whether `cluster` can take one more reference. */
   async canIncrease(cluster: number): Promise<boolean> {
-    const offset = this.blockOffset(this.#tableIndex(cluster))
+    const offset = this.blockOffset(this.tableIndex(cluster))
     if (offset === 0) {
       return true
     }
@@ -150,7 +149,7 @@ export class Refcounts {
     const { blocks } = this.#meta
     const end = first + count
     for (let at = first; at < end; ) {
-      const offset = this.blockOffset(this.#tableIndex(at))
+      const offset = this.blockOffset(this.tableIndex(at))
       const block = offset === 0 ? undefined : blocks.get(offset)
       if (block === undefined) {
         return false
@@ -164,7 +163,7 @@ export class Refcounts {
       }
     }
     for (let at = first; at < end; ) {
-      const block = blocks.get(this.blockOffset(this.#tableIndex(at)))
+      const block = blocks.get(this.blockOffset(this.tableIndex(at)))
       if (block === undefined) {
         throw new Error('refcount block left the cache')
       }
@@ -190,9 +189,9 @@ export class Refcounts {
     let at = first
     try {
       while (at < end) {
-        const offset = this.blockOffset(this.#tableIndex(at))
+        const offset = this.blockOffset(this.tableIndex(at))
         if (offset === 0) {
-          await this.#allocateBlock(at)
+          await this.growth.allocateBlock(at)
           await this.#undoIncrease(first, at)
           // Most likely the same clusters are still free.
           this.#meta.allocator.searchFrom(first)
@@ -259,7 +258,7 @@ export class Refcounts {
   ): Promise<void> {
     const { blockEntries } = this.#meta.geometry
     const { blocks } = this.#meta
-    const offset = this.blockOffset(this.#tableIndex(first))
+    const offset = this.blockOffset(this.tableIndex(first))
     if (offset === 0) {
       throw ioError('EINVAL')
     }
@@ -293,285 +292,4 @@ export class Refcounts {
       throw ioError('EINVAL')
     }
   }
-
-  /**
-   * Makes a refcount block for `cluster`. The place of the block is found like that of any cluster;
-   * it counts itself if it can, else an existing block counts it.
-   */
-  async #allocateBlock(cluster: number): Promise<void> {
-    const meta = this.#meta
-    const { blockEntries, clusterSize } = meta.geometry
-    const tableIndex = this.#tableIndex(cluster)
-    // The refcount table is about to be written, so what L2 tables say must be durable.
-    await meta.flushL2()
-    const place = await meta.allocator.findFree(1)
-    if (place === 0) {
-      throw meta.corruption.signal('Preventing invalid allocation of refcount block at offset 0')
-    }
-    const offset = place * clusterSize
-    meta.overlap?.check(offset, clusterSize)
-    const countsItself = this.#tableIndex(place) === tableIndex
-    if (!countsItself) {
-      // At most two levels deep: then a block counts itself.
-      if (!(await this.increase(place, 1))) {
-        return
-      }
-      await meta.flushBlocks()
-    }
-    const block = await meta.blocks.create(offset)
-    try {
-      if (countsItself) {
-        this.format.add(block, place % blockEntries, 1)
-      }
-      await meta.flushBlocks()
-      if (tableIndex < this.#table.length) {
-        await this.#hookUp(tableIndex, offset)
-      }
-    } catch (error) {
-      meta.blocks.discard(offset)
-      throw error
-    } finally {
-      meta.blocks.release(block)
-    }
-    if (tableIndex >= this.#table.length) {
-      try {
-        const used = Math.ceil(Math.max(cluster + 1, place) / blockEntries)
-        await this.growTable(used * blockEntries * clusterSize, 0, false, tableIndex, offset)
-      } catch (error) {
-        meta.blocks.discard(offset)
-        meta.allocator.ban(place, 1)
-        throw error
-      }
-    }
-  }
-
-  /** Enters a block into the table. If that fails the table on disk may name it all the same, so its place is not used again. */
-  async #hookUp(index: number, offset: number): Promise<void> {
-    const meta = this.#meta
-    const entry = new Uint8Array(tableEntryBytes)
-    const view = new DataView(entry.buffer)
-    view.setUint32(0, Math.floor(offset / 0x100000000))
-    view.setUint32(4, offset % 0x100000000)
-    try {
-      await meta.writeThrough(meta.header.refcountTableOffset + index * tableEntryBytes, entry)
-    } catch (error) {
-      meta.allocator.ban(offset / meta.geometry.clusterSize, 1)
-      throw error
-    }
-    this.#table[index] = offset
-    meta.overlap?.setBlock(offset, true)
-  }
-
-  /**
-   * Moves the refcount table to a larger one at `start`, behind new blocks that count the new
-   * structures and `extra` clusters that the caller is going to allocate behind them. Nothing at or
-   * after `start` (a cluster boundary) may be in use. The switch is one header write.
-   *
-   * @param extra clusters
-   * @param exact no room for further growth
-   * @param newBlockIndex table index that shall name the block at `newBlockOffset`, if that is not 0
-   * @returns end of the new structures, bytes
-   */
-  async growTable(
-    start: number,
-    extra: number,
-    exact: boolean,
-    newBlockIndex: number,
-    newBlockOffset: number,
-  ): Promise<number> {
-    const meta = this.#meta
-    const { clusterSize, blockEntries } = meta.geometry
-    const entriesPerCluster = clusterSize / tableEntryBytes
-    const { blocks: total } = refcountMetadata(
-      start / clusterSize + extra,
-      entriesPerCluster,
-      blockEntries,
-      !exact,
-    )
-    const wanted = exact ? total : total + Math.ceil(total / 2)
-    const tableClusters = Math.ceil(wanted / entriesPerCluster)
-    if (tableClusters * clusterSize > maxRefcountTableBytes) {
-      throw ioError('EFBIG')
-    }
-    const table = new Float64Array(tableClusters * entriesPerCluster)
-    table.set(this.#table.subarray(0, table.length))
-    if (newBlockOffset !== 0) {
-      table[newBlockIndex] = newBlockOffset
-    }
-    const firstBlock = Math.floor(start / clusterSize / blockEntries)
-    let missing = 0
-    for (let i = firstBlock; i < total; i++) {
-      missing += table[i] === 0 ? 1 : 0
-    }
-    const tableOffset = start + missing * clusterSize
-    const end = tableOffset + tableClusters * clusterSize
-    const created: number[] = []
-    meta.allocator.taken(start / clusterSize, (end - start) / clusterSize)
-    try {
-      await this.#fillBlocks(table, firstBlock, total, start, end, created)
-      await meta.flushBlocks()
-      await meta.writeThrough(tableOffset, tableBytes(table))
-      await this.#switchTable(table, tableOffset, tableClusters)
-    } catch (error) {
-      // The header on disk may name the new table all the same: it must not be overwritten.
-      meta.allocator.ban(start / clusterSize, (end - start) / clusterSize)
-      for (const offset of created) {
-        meta.blocks.discard(offset)
-      }
-      throw error
-    }
-    return end
-  }
-
-  /** Counts the clusters from `start` to `end`, in new blocks placed from `start` on where blocks are missing. */
-  async #fillBlocks(
-    table: Float64Array,
-    firstBlock: number,
-    total: number,
-    start: number,
-    end: number,
-    created: number[],
-  ): Promise<void> {
-    const { blocks, geometry } = this.#meta
-    const { clusterSize, blockEntries } = geometry
-    let place = start
-    for (let i = firstBlock; i < total; i++) {
-      let block: CachedTable
-      const offset = table[i] ?? 0
-      if (offset === 0) {
-        block = await blocks.create(place)
-        created.push(place)
-        table[i] = place
-        place += clusterSize
-      } else {
-        block = await blocks.load(offset)
-      }
-      try {
-        const from = Math.max(start / clusterSize, i * blockEntries)
-        const to = Math.min(end / clusterSize, (i + 1) * blockEntries)
-        for (let cluster = from; cluster < to; cluster++) {
-          this.format.add(block, cluster % blockEntries, 1)
-        }
-        if (from < to) {
-          blocks.markDirty(block)
-        }
-      } finally {
-        blocks.release(block)
-      }
-    }
-  }
-
-  async #switchTable(table: Float64Array, offset: number, clusters: number): Promise<void> {
-    const { header, geometry } = this.#meta
-    const field = new Uint8Array(12)
-    const view = new DataView(field.buffer)
-    view.setUint32(0, Math.floor(offset / 0x100000000))
-    view.setUint32(4, offset % 0x100000000)
-    view.setUint32(8, clusters)
-    await this.#meta.writeThrough(headerTableField, field)
-    const oldOffset = header.refcountTableOffset
-    const oldBytes = header.refcountTableClusters * geometry.clusterSize
-    this.#table = table
-    for (const block of table) {
-      if (block !== 0) {
-        this.#meta.overlap?.setBlock(block, true)
-      }
-    }
-    header.refcountTableOffset = offset
-    header.refcountTableClusters = clusters
-    await this.#meta.allocator.free(oldOffset, oldBytes, 'other', false)
-  }
-
-  /**
-   * Drops refcount blocks that count nothing (but perhaps themselves) from the table, after an image
-   * has become smaller.
-   */
-  async shrinkTable(): Promise<void> {
-    const meta = this.#meta
-    const { blockEntries, clusterSize } = meta.geometry
-    const unused: number[] = []
-    for (let i = 0; i < this.#table.length; i++) {
-      const offset = this.blockOffset(i)
-      if (offset === 0) {
-        continue
-      }
-      const block = await meta.blocks.load(offset)
-      const own = offset / clusterSize
-      const ownIndex = this.#tableIndex(own) === i ? own % blockEntries : -1
-      let at = this.#nextUsed(block, 0)
-      if (at === ownIndex) {
-        at = this.#nextUsed(block, at + 1)
-      }
-      meta.blocks.release(block)
-      if (at === blockEntries) {
-        unused.push(i)
-      }
-    }
-    if (unused.length === 0) {
-      return
-    }
-    const table = this.#table.slice()
-    for (const i of unused) {
-      table[i] = 0
-    }
-    try {
-      await meta.writeThrough(meta.header.refcountTableOffset, tableBytes(table))
-    } catch (error) {
-      for (const i of unused) {
-        meta.allocator.ban((this.#table[i] ?? 0) / clusterSize, 1)
-      }
-      throw error
-    }
-    const old = this.#table
-    this.#table = table
-    for (const i of unused) {
-      const offset = old[i] ?? 0
-      meta.blocks.discardRange(offset, clusterSize)
-      meta.overlap?.setBlock(offset, false)
-      if (this.#tableIndex(offset / clusterSize) === i) {
-        // It counted itself and is gone with its count.
-        meta.allocator.freed(offset / clusterSize, 1, 'always', false)
-      } else {
-        await meta.allocator.free(offset, clusterSize, 'always', false)
-      }
-    }
-  }
-
-  /** The last cluster with a refcount, which may lie past the end of the file; -1 if there is none. */
-  async lastUsed(): Promise<number> {
-    const { blocks, geometry } = this.#meta
-    for (let index = this.#table.length - 1; index >= 0; index--) {
-      const offset = this.blockOffset(index)
-      if (offset === 0) {
-        continue
-      }
-      const block = await blocks.load(offset)
-      blocks.release(block)
-      for (let at = geometry.blockEntries - 1; at >= 0; at--) {
-        if (this.format.get(block, at) !== 0) {
-          return index * geometry.blockEntries + at
-        }
-      }
-    }
-    return -1
-  }
-
-  #nextUsed(block: CachedTable, from: number): number {
-    const { blockEntries } = this.#meta.geometry
-    let at = from
-    while (at < blockEntries && this.format.get(block, at) === 0) {
-      at++
-    }
-    return at
-  }
-}
-
-function tableBytes(table: Float64Array): Uint8Array {
-  const bytes = new Uint8Array(table.length * tableEntryBytes)
-  const view = new DataView(bytes.buffer)
-  table.forEach((offset, i) => {
-    view.setUint32(i * tableEntryBytes, Math.floor(offset / 0x100000000))
-    view.setUint32(i * tableEntryBytes + 4, offset % 0x100000000)
-  })
-  return bytes
 }

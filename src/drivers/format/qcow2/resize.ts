@@ -113,10 +113,10 @@ export class Resize {
     await meta.locked(async () => {
       await step('Failed to reduce the number of L2 tables', () => this.#tables.shrinkL1(l1Entries))
       await step('Failed to discard unused refblocks', async () => {
-        await meta.refcounts.shrinkTable()
-        await meta.allocator.passDiscards()
-        // The tail of the file may only go when nothing on disk points into it.
+        // Counts and the tail of the file may only go when nothing on disk points there.
         await meta.flushL2()
+        await meta.refcounts.growth.shrinkTable()
+        await meta.allocator.passDiscards()
         await meta.flushBlocks()
       })
       const last = await step('Failed to find the last cluster', () => this.#lastCluster())
@@ -133,7 +133,7 @@ export class Resize {
   }
 
   async #lastCluster(): Promise<number> {
-    const last = await this.#meta.refcounts.lastUsed()
+    const last = await this.#meta.refcounts.growth.lastUsed()
     if (last < 0) {
       throw this.#meta.corruption.signal('There are no references in the refcount table.')
     }
@@ -230,14 +230,14 @@ export class Resize {
     const l2Tables = Math.ceil(clusters / (clusterSize / tableEntryBytes)) + 1
     const host = await meta.locked(async () => {
       await meta.flushL2()
-      const last = await step('Failed to resize refcount structures', () => meta.refcounts.lastUsed())
+      const last = await step('Failed to resize refcount structures', () => meta.refcounts.growth.lastUsed())
       let end = Math.max(last + 1, allocator.blockedEnd)
       if ((end + clusters) * clusterSize < meta.file.length) {
         // The file has an unused tail. It cannot be preallocated without growing, so leave it.
         end = geometry.clusters(meta.file.length)
       }
       const start = await step('Failed to resize refcount structures', () =>
-        meta.refcounts.growTable(end * clusterSize, clusters + l2Tables, true, 0, 0),
+        meta.refcounts.growth.growTable(end * clusterSize, clusters + l2Tables, true, 0, 0),
       )
       await step('Failed to allocate data clusters', async () => {
         if ((await allocator.allocateAt(start, clusters)) !== clusters) {
