@@ -83,24 +83,14 @@ export class WriteRuns {
     bufferOffset: number,
     flags: number,
   ): Promise<void> {
-    const covered = plan.bytes
-    const rest = done + covered
+    const rest = done + plan.bytes
+    await moved
     if (rest >= bytes) {
-      await moved
       this.#idle.push(plan)
       return
     }
-    // The chunks of one request are independent: let the next start while this one is in flight.
-    const results = await Promise.allSettled([
-      moved,
-      this.#owner.writeMapped(offset + rest, bytes - rest, buffer, bufferOffset + rest, flags),
-    ])
-    for (const result of results) {
-      if (result.status === 'rejected') {
-        throw result.reason
-      }
-    }
-    this.#idle.push(plan)
+    const wait = (this.#owner.map as MapPath).resolveWrite?.(offset + rest, bytes - rest, flags, plan)
+    await this.#slow(plan, wait, offset, bytes, rest, buffer, bufferOffset, flags)
   }
 
   async #slow(

@@ -346,3 +346,47 @@ test('copy-on-read copies what is not allocated here, once', async () => {
   await top.read(1500, 100, buffer, 0, 0)
   expect(below.calls).toEqual([])
 })
+
+describe('a mapped write in many pieces', () => {
+  function scattered(length: number): { node: TestNode; file: Device; failAt: (piece: number) => void } {
+    class Scattered extends TestNode {}
+    const file = new Device(1, length)
+    file.turns = () => 1
+    const node = new Scattered(length)
+    let bad = -1
+    node.map = {
+      resolveRead: (offset, bytes, out) => {
+        out.data(bytes, file, offset, 0)
+        return undefined
+      },
+      resolveWrite: (offset, _bytes, _flags, plan) => {
+        if (offset === bad * 512) {
+          throw new Error('broken map')
+        }
+        plan.inPlace(512, file, offset)
+        return undefined
+      },
+    }
+    return {
+      node,
+      file,
+      failAt: (piece) => {
+        bad = piece
+      },
+    }
+  }
+
+  test('does not pile up calls', async () => {
+    const length = 20000 * 512
+    const { node, file } = scattered(length)
+    await node.write(0, length, new Uint8Array(length).fill(7), 0, 0)
+    expect([file.bytes[0], file.bytes[length - 1]]).toEqual([7, 7])
+  })
+
+  test('reports a failure only when no piece is in flight any more', async () => {
+    const { node, file, failAt } = scattered(4096)
+    failAt(1)
+    await expect(node.write(0, 4096, new Uint8Array(4096).fill(7), 0, 0)).rejects.toThrow('broken map')
+    expect([file.bytes[0], file.requests.size, node.requests.size]).toEqual([7, 0, 0])
+  })
+})

@@ -43,11 +43,9 @@ export class ClusterWriter {
   /** See MapPath.resolveWrite. */
   resolveWrite(offset: number, bytes: number, plan: WritePlan): Wait {
     const meta = this.#meta
-    if (meta.lock.locked) {
-      return this.#resolveSlow(offset, bytes, plan)
-    }
     const slice = this.#tables.writable(offset)
-    if (slice === undefined) {
+    // Overwriting in place changes no metadata, so it need not wait for who does.
+    if (slice === undefined || (meta.lock.locked && !this.#isInPlace(slice, offset))) {
       return this.#resolveSlow(offset, bytes, plan)
     }
     const wanted = this.#decide(slice, offset, bytes, plan)
@@ -63,6 +61,13 @@ export class ClusterWriter {
       return this.#resolveSlow(offset, bytes, plan)
     }
     return undefined
+  }
+
+  #isInPlace(slice: CachedTable, offset: number): boolean {
+    const at = (this.#tables.l2Index(offset) % this.#meta.sliceEntries) * tableEntryBytes
+    const high = slice.view.getUint32(at)
+    const low = slice.view.getUint32(at + 4)
+    return clusterType(high, low) === ClusterType.normal && !needsAllocation(high, low)
   }
 
   /** Allocates from what is in memory and fills the plan; false if more is needed for that. */

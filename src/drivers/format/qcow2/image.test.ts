@@ -53,6 +53,10 @@ describe('with metadata in memory', () => {
     expect(node.write(cluster, cluster, buffer, 0, 0)).toBeUndefined()
     expect(node.write(cluster * 2, 512, buffer, 0, 0)).toBeUndefined()
     expect(node.write(cluster * 4, cluster, buffer, 0, 0)).toBeUndefined()
+    const zeroing = node.writeZeroes(cluster * 6, cluster, 0)
+    // Also while something else changes metadata.
+    expect(node.write(cluster * 4, cluster, buffer, 0, 0)).toBeUndefined()
+    await zeroing
     expect(node.read(cluster * 4, cluster, buffer, 0, 0)).toBeUndefined()
     expect(node.read(0, cluster * 8, filled(cluster * 8, 9), 0, 0)).toBeUndefined()
     await layer.unref(node)
