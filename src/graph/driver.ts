@@ -3,6 +3,16 @@ import type { BlockLimits, DirectPath, FlushPath, IoNode, MapPath } from '../io/
 import type { OptionDict, OptionSchema, OptionTree } from '../options/index.js'
 import type { Maybe, Wait } from '../sched/index.js'
 import type { BlockChild } from './child.js'
+import type {
+  AmendContext,
+  DebugHooks,
+  KeyHooks,
+  MediumHooks,
+  ReopenContext,
+  ReopenPlan,
+  SnapshotOperations,
+  VmStateArea,
+} from './driver-operations.js'
 import type { OpenFlags } from './flags.js'
 import type { BlockLayer } from './layer.js'
 import type { BlockNode } from './node.js'
@@ -28,6 +38,8 @@ export interface BlockDriver {
   readonly strongOptions?: readonly string[]
   /** Options of `create`; absent means the driver cannot create. */
   readonly createOptions?: OptionSchema
+  /** Options of `amend`; absent means nothing can be amended. */
+  readonly amendOptions?: OptionSchema
   /** How likely `head` (the first 512 bytes, fewer for a smaller file) is this format: 0 to 100. Pure. */
   probe?(head: Uint8Array, filename: string | undefined): number
   /** How likely `filename` is a device of this driver: 0 to 100 (seed L475-491). */
@@ -108,6 +120,17 @@ export interface DriverState {
   /** QAPI `ImageInfoSpecific`: type and data, keys in QEMU's order. */
   specificInfo?(): Maybe<SpecificInfo | undefined>
   snapshots?(): readonly SnapshotInfo[]
+  readonly snapshotOperations?: SnapshotOperations
+  readonly vmState?: VmStateArea
+  /** Changes properties of the image in place. */
+  amend?(context: AmendContext): Promise<void>
+  /** Forgets everything written to this image, so that the backing file shows through (after commit). */
+  makeEmpty?(): Wait
+  /** Checks a change of options and prepares it; nothing changes until the plan is committed. Throws to refuse. */
+  prepareReopen?(context: ReopenContext): Maybe<ReopenPlan>
+  readonly debug?: DebugHooks
+  readonly medium?: MediumHooks
+  readonly key?: KeyHooks
   probeBlockSizes?(): { logical: number; physical: number } | undefined
   probeGeometry?(): { cylinders: number; heads: number; sectors: number } | undefined
   /** In-kernel copy between two protocol nodes; undefined result: not possible here. */

@@ -3,11 +3,13 @@ import type { Host } from '../host/index.js'
 import { OptionDict, type OptionTree } from '../options/index.js'
 import type { Backend } from './backend.js'
 import type { BlockDriver, DriverModule } from './driver.js'
+import { BlockEvents } from './events.js'
 import type { OpenFlags } from './flags.js'
 import { allowImplicitFiles, type ImplicitFilePolicy } from './implicit-files.js'
 import { closeNode } from './lifecycle.js'
 import type { BlockNode } from './node.js'
 import { NodeNames } from './node-names.js'
+import { UserObjects } from './objects.js'
 import { type OpenRequest, openInherit } from './open.js'
 
 export interface BlockLayerOptions {
@@ -35,6 +37,9 @@ export class BlockLayer {
   readonly backends = new Set<Backend>()
   /** @internal All nodes in creation order. */
   readonly nodes = new Set<BlockNode>()
+  readonly events = new BlockEvents()
+  /** Objects that options refer to by id: secrets, throttle groups. */
+  readonly objects = new UserObjects()
   readonly #modules = new Map<BlockDriver, DriverModule>()
 
   constructor(options: BlockLayerOptions) {
@@ -162,6 +167,7 @@ export class BlockLayer {
         await closeNode(node)
       }
     }
+    this.objects.disposeAll()
   }
 }
 

@@ -1,0 +1,99 @@
+import type { OptionDict } from '../options/index.js'
+import type { Maybe, Wait } from '../sched/index.js'
+import type { BlockNode } from './node.js'
+
+/** What a driver does beyond reading and writing. All of it is optional; absent means unsupported. */
+
+/** Internal snapshots of one image. Callers have drained the node. */
+export interface SnapshotOperations {
+  /**
+   * Records the present state as a snapshot.
+   * @throws BlockError EEXIST if `id` is taken, ENOSPC/EFBIG at the format's limits
+   */
+  create(snapshot: NewSnapshot): Promise<void>
+  /** Makes the guest see the snapshot again; `id` is exact. @throws BlockError ENOENT */
+  apply(id: string): Promise<void>
+  /** @throws BlockError ENOENT, with QEMU's text */
+  remove(id: string, name: string): Promise<void>
+  /** Shows the snapshot instead of the present state, read-only, until close. @throws BlockError ENOENT */
+  load(id: string | undefined, name: string | undefined): Promise<void>
+}
+
+export interface NewSnapshot {
+  /** Empty: the driver chooses the next free number. */
+  readonly id: string
+  readonly name: string
+  readonly dateSeconds: number
+  readonly dateNanoseconds: number
+  readonly vmClockNanoseconds: bigint
+  readonly vmStateSize: number
+  /** Instruction count; undefined if not recorded. */
+  readonly icount?: bigint
+}
+
+/** The area behind the guest disk that holds a machine's memory. Offsets count from its start, bytes. */
+export interface VmStateArea {
+  read(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): Wait
+  write(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): Wait
+}
+
+export interface AmendContext {
+  /** Typed by the driver's amend schema; only what the user gave. */
+  readonly options: Readonly<Record<string, string | number | boolean>>
+  /** Do what may lose access, such as erasing the last key. */
+  readonly force: boolean
+  /** How far it is, 0 to `total`; the units are the driver's. */
+  progress?(done: number, total: number): void
+  readonly signal?: AbortSignal
+  /** The node, for objects such as secrets. */
+  readonly node: BlockNode
+}
+
+/** What one node of a reopen shall become. */
+export interface ReopenContext {
+  readonly node: BlockNode
+  /** All options of the node after the change; the driver takes out what it understands, leftovers must be unchanged. */
+  readonly options: OptionDict
+  readonly readOnly: boolean
+  /** Cache mode after the change. */
+  readonly direct: boolean
+  readonly noFlush: boolean
+}
+
+/** A prepared change of one node. Exactly one of the two is called. Neither may fail. */
+export interface ReopenPlan {
+  commit(): void
+  abort(): void
+  /** After every node of the transaction has committed, such as writing dirty bits: may wait. */
+  finish?(): Wait
+}
+
+/** What a driver offers to those who debug drivers (blkdebug). */
+export interface DebugHooks {
+  /** A named point in a driver above was reached; returns a wait if it must stop here. */
+  event(name: string): Wait
+  /** The next time `event` happens, the request stops under `tag`. */
+  breakpoint(event: string, tag: string): void
+  /** Forgets the breakpoints of `tag` and resumes what is stopped. @throws BlockError ENOENT */
+  removeBreakpoint(tag: string): void
+  /** Continues the request stopped under `tag`. @throws BlockError ENOENT */
+  resume(tag: string): void
+  isSuspended(tag: string): boolean
+}
+
+/** A medium that can be taken out (seed row 112). */
+export interface MediumHooks {
+  /** Moves the tray. */
+  eject?(open: boolean): Wait
+  lock?(locked: boolean): Wait
+  /** Whether the medium was changed since the last call; undefined: cannot tell. */
+  changed?(): boolean | undefined
+}
+
+/** Passphrases given after open (seed rows 102, 103). */
+export interface KeyHooks {
+  readonly encrypted: boolean
+  readonly hasKey: boolean
+  /** @throws BlockError EINVAL for a wrong key; {@link hasKey} is false then */
+  setKey(key: Uint8Array): Maybe<void>
+}
