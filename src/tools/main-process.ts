@@ -111,7 +111,7 @@ export function processContext(program: string | undefined, signal: AbortSignal)
         import('../platform/node/index.js'),
         import('../all-drivers.js'),
       ])
-      return createBlockLayer({ host: createNodeHost({ warn }), drivers: allDrivers })
+      return createBlockLayer({ host: createNodeHost({ warn, io: 'foreground' }), drivers: allDrivers })
     },
     onProgressRequest: (handler) => {
       process.on('SIGUSR1', handler)

@@ -1,9 +1,9 @@
-import { randomBytes } from 'node:crypto'
 import type { Host } from '../../host/index.js'
 import { NodeCodecs } from './codecs.js'
 import type { IoPolicy } from './file.js'
 import { NodeFiles } from './files.js'
 import { libc } from './libc.js'
+import { randomBytes } from './random.js'
 
 export interface NodeHostOptions {
   /** How file requests are carried out; default `auto`. */
@@ -18,7 +18,7 @@ export function createNodeHost(options: NodeHostOptions = {}): Host {
     files: new NodeFiles(options.io ?? 'auto'),
     codecs: new NodeCodecs(),
     pathStyle: process.platform === 'win32' ? 'win32' : 'posix',
-    randomBytes: (length) => new Uint8Array(randomBytes(length)),
+    randomBytes,
     warn:
       options.warn ??
       ((line) => {
