@@ -5,6 +5,9 @@ import { NodeFiles } from './files.js'
 import { libc } from './libc.js'
 import { randomBytes } from './random.js'
 
+/** memcmp; it takes any Uint8Array. */
+const compareBytes = Buffer.prototype.compare
+
 export interface NodeHostOptions {
   /** How file requests are carried out; default `auto`. */
   readonly io?: IoPolicy
@@ -19,6 +22,8 @@ export function createNodeHost(options: NodeHostOptions = {}): Host {
     codecs: new NodeCodecs(),
     pathStyle: process.platform === 'win32' ? 'win32' : 'posix',
     randomBytes,
+    sameBytes: (a, aOffset, b, bOffset, bytes) =>
+      compareBytes.call(a, b, bOffset, bOffset + bytes, aOffset, aOffset + bytes) === 0,
     warn:
       options.warn ??
       ((line) => {
