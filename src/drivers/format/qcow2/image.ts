@@ -7,8 +7,10 @@ import {
   type DriverState,
   hasZeroInit,
   type SnapshotInfo,
+  type SnapshotOperations,
   type SpecificInfo,
   type TruncateOptions,
+  type VmStateArea,
 } from '../../../graph/index.js'
 import {
   type BlockLimits,
@@ -29,7 +31,9 @@ import { L2Tables } from './l2-tables.js'
 import { Mapping } from './mapping.js'
 import type { Qcow2Metadata } from './metadata.js'
 import { Resize } from './resize.js'
+import { Qcow2Snapshots } from './snapshot-operations.js'
 import { specificInfo } from './specific-info.js'
+import { Qcow2VmState } from './vm-state.js'
 import { ZeroDiscard } from './zero-discard.js'
 
 /** The path of an image's requests. */
@@ -111,18 +115,13 @@ export class Qcow2Image implements DriverState {
   readonly clusterSize: number
   readonly #meta: Qcow2Metadata
   readonly #resize: Resize
-  #snapshots: readonly SnapshotInfo[]
+  readonly snapshotOperations: SnapshotOperations
+  readonly vmState: VmStateArea
 
   /** @param onResize called with the new length after the guest size has changed */
-  constructor(
-    meta: Qcow2Metadata,
-    file: BlockChild,
-    snapshots: readonly SnapshotInfo[],
-    onResize: (length: number) => void,
-  ) {
+  constructor(meta: Qcow2Metadata, file: BlockChild, onResize: (length: number) => void) {
     this.#meta = meta
     this.file = file
-    this.#snapshots = snapshots
     this.clusterSize = meta.geometry.clusterSize
     this.supportedZeroFlags = meta.header.version >= 3 ? ReqFlags.mayUnmap | ReqFlags.noFallback : 0
     const tables = new L2Tables(meta)
@@ -133,6 +132,14 @@ export class Qcow2Image implements DriverState {
     this.map = new ImagePath(new Mapping(meta), writer, zeroDiscard, compressed)
     this.flushPath = { flushToOs: () => meta.flushToOs() }
     this.#resize = new Resize(meta, tables, writer, zeroDiscard, onResize)
+    this.snapshotOperations = new Qcow2Snapshots({
+      meta,
+      tables,
+      resize: this.#resize,
+      zeroDiscard,
+      forgetDecoded: () => compressed.invalidate(),
+    })
+    this.vmState = new Qcow2VmState(meta)
     meta.corruption.onFatal = () => {
       const dead = outOfService(meta.node)
       meta.node.map = dead
@@ -213,7 +220,7 @@ export class Qcow2Image implements DriverState {
   }
 
   snapshots(): readonly SnapshotInfo[] {
-    return this.#snapshots
+    return this.#meta.snapshots
   }
 
   /** Writes everything back, so that another process may open the image. */

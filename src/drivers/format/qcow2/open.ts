@@ -18,7 +18,7 @@ import { Qcow2Image } from './image.js'
 import { Qcow2Metadata } from './metadata.js'
 import { qcow2RuntimeOptions } from './options.js'
 import { OverlapCheck, overlapTemplates, protectedStructures } from './overlap.js'
-import { type Qcow2Snapshot, readSnapshotTable } from './snapshot-table.js'
+import { readSnapshotTable } from './snapshot-table.js'
 
 type RuntimeOptions = OptionsOf<typeof qcow2RuntimeOptions>
 
@@ -54,12 +54,13 @@ export async function open(context: OpenContext): Promise<Qcow2Image> {
     caches: sizes(),
     discards: discardPolicy(options, node.unmapAllowed),
   })
-  let snapshots: readonly Qcow2Snapshot[] = []
   if (!flags.check) {
-    snapshots = (await readSnapshotTable(file, header)).snapshots
+    const table = await readSnapshotTable(file, header)
+    meta.snapshots.push(...table.snapshots)
+    meta.snapshotTableBytes = table.bytes
   }
   if (write) {
-    meta.overlap = new OverlapCheck(meta, protectedStructures(options), snapshots)
+    meta.overlap = new OverlapCheck(meta, protectedStructures(options))
   }
   if (!flags.noIo) {
     await meta.load()
@@ -72,7 +73,7 @@ export async function open(context: OpenContext): Promise<Qcow2Image> {
       throw errnoError(codeOf(error), 'Could not update qcow2 header', { cause: error })
     }
   }
-  return new Qcow2Image(meta, context.file, snapshots, () => {
+  return new Qcow2Image(meta, context.file, () => {
     const { l2Entries, l2EntryBytes, refcountEntries } = sizes()
     meta.l2.capacity = Math.floor((l2Entries * l2EntryBytes) / meta.l2.tableBytes)
     meta.blocks.capacity = refcountEntries
