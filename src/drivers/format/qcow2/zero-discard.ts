@@ -1,6 +1,7 @@
 import type { CachedTable } from '../../../formatkit/index.js'
 import { ChainStatus, chainStatus, type IoNode, type RangeResult, ReqFlags } from '../../../io/index.js'
 import type { Wait } from '../../../sched/index.js'
+import type { FreeReason } from './allocate.js'
 import type { ClusterWriter } from './cluster.js'
 import { EntryHigh, EntryLow, tableEntryBytes } from './constants.js'
 import { ClusterType, clusterType } from './l2-entry.js'
@@ -78,7 +79,7 @@ export class ZeroDiscard {
     // A write may have come in between: look again, with nothing in flight and in one synchronous
     // block with the change.
     const unmap = meta.geometry.version < 3 ? 'discard' : (flags & ReqFlags.mayUnmap) !== 0 ? 'unmap' : 'zero'
-    const changed = await this.#changeSlice(cluster, cluster + clusterSize, unmap, true)
+    const changed = await this.#changeSlice(cluster, cluster + clusterSize, unmap, true, 'request')
     out.bytes = changed === cluster ? 0 : bytes
   }
 
@@ -101,10 +102,18 @@ export class ZeroDiscard {
     out.bytes = end - offset
   }
 
-  /** Changes all clusters that `[start, end)` touches; `start` is a cluster boundary. Lock not held. */
-  async change(start: number, end: number, how: Change): Promise<void> {
+  /**
+   * Changes all clusters that `[start, end)` touches; `start` is a cluster boundary. Lock not held.
+   * `reason` decides whether the file below is told of what becomes free.
+   */
+  async change(
+    start: number,
+    end: number,
+    how: Change,
+    reason: FreeReason = how === 'forget' ? 'always' : 'request',
+  ): Promise<void> {
     for (let at = start; at < end; ) {
-      at = await this.#changeSlice(at, end, how, false)
+      at = await this.#changeSlice(at, end, how, false, reason)
     }
   }
 
@@ -112,7 +121,13 @@ export class ZeroDiscard {
    * Changes the clusters from `start` on, at most to the end of the L2 slice. With `onlyEmpty` nothing
    * happens unless they hold no data. Returns how far it got.
    */
-  async #changeSlice(start: number, end: number, how: Change, onlyEmpty: boolean): Promise<number> {
+  async #changeSlice(
+    start: number,
+    end: number,
+    how: Change,
+    onlyEmpty: boolean,
+    reason: FreeReason,
+  ): Promise<number> {
     const meta = this.#meta
     const { clusterSize } = meta.geometry
     const span = meta.sliceEntries * clusterSize
@@ -136,7 +151,7 @@ export class ZeroDiscard {
             return start
           }
           const freed = this.#apply(slice, start, stop, how)
-          await this.#free(freed, how)
+          await this.#free(freed, reason)
         } finally {
           meta.l2.release(slice)
         }
@@ -204,9 +219,8 @@ export class ZeroDiscard {
     return freed
   }
 
-  async #free(freed: readonly [number, number][], how: Change): Promise<void> {
+  async #free(freed: readonly [number, number][], reason: FreeReason): Promise<void> {
     const { allocator } = this.#meta
-    const reason = how === 'forget' ? 'always' : 'request'
     await this.#writer.freeEntries(freed, reason)
     if (allocator.unlinkedTooMany) {
       await this.#meta.flushL2()
