@@ -25,3 +25,4 @@ export { cumulativePermissions, defaultChildPermissions, refreshPermissions } fr
 export { findDeviceDriver, findImageFormat, findProtocol, probeAll, probeBytes } from './probe.js'
 export * from './reopen.js'
 export * from './resize.js'
+export * from './snapshot.js'

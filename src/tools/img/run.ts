@@ -17,10 +17,11 @@ const commands: Readonly<Record<string, () => Promise<ImgCommand>>> = {
   measure: async () => (await import('./commands/measure.js')).measure,
   rebase: async () => (await import('./commands/rebase.js')).rebase,
   resize: async () => (await import('./commands/resize.js')).resize,
+  snapshot: async () => (await import('./commands/snapshot.js')).snapshot,
 }
 
 /** What `qemu-img` has and this version has not. */
-const missing = new Set(['amend', 'bitmap', 'snapshot'])
+const missing = new Set(['amend', 'bitmap'])
 
 /**
  * `qemu-img`: runs a command line and returns the exit code. Nothing is thrown, and nothing stays

@@ -79,7 +79,7 @@ export class ZeroDiscard {
     // A write may have come in between: look again, with nothing in flight and in one synchronous
     // block with the change.
     const unmap = meta.geometry.version < 3 ? 'discard' : (flags & ReqFlags.mayUnmap) !== 0 ? 'unmap' : 'zero'
-    const changed = await this.#changeSlice(cluster, cluster + clusterSize, unmap, true, 'request')
+    const changed = await this.#changeSlice(cluster, cluster + clusterSize, unmap, true)
     out.bytes = changed === cluster ? 0 : bytes
   }
 
@@ -102,16 +102,8 @@ export class ZeroDiscard {
     out.bytes = end - offset
   }
 
-  /**
-   * Changes all clusters that `[start, end)` touches; `start` is a cluster boundary. Lock not held.
-   * `reason` decides whether the file below is told of what becomes free.
-   */
-  async change(
-    start: number,
-    end: number,
-    how: Change,
-    reason: FreeReason = how === 'forget' ? 'always' : 'request',
-  ): Promise<void> {
+  /** Changes all clusters that `[start, end)` touches; `start` is a cluster boundary. Lock not held. */
+  async change(start: number, end: number, how: Change, reason?: FreeReason): Promise<void> {
     for (let at = start; at < end; ) {
       at = await this.#changeSlice(at, end, how, false, reason)
     }
@@ -126,7 +118,7 @@ export class ZeroDiscard {
     end: number,
     how: Change,
     onlyEmpty: boolean,
-    reason: FreeReason,
+    reason?: FreeReason,
   ): Promise<number> {
     const meta = this.#meta
     const { clusterSize } = meta.geometry
@@ -151,7 +143,7 @@ export class ZeroDiscard {
             return start
           }
           const freed = this.#apply(slice, start, stop, how)
-          await this.#free(freed, reason)
+          await this.#free(freed, reason ?? (how === 'forget' ? 'always' : 'request'))
         } finally {
           meta.l2.release(slice)
         }
