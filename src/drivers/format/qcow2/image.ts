@@ -29,6 +29,7 @@ import { checkImage } from './check.js'
 import { ClusterWriter } from './cluster.js'
 import { CompressedClusters } from './compressed.js'
 import { Incompatible, maxBackingFileBytes } from './constants.js'
+import { makeEmpty } from './empty.js'
 import { L2Tables } from './l2-tables.js'
 import { Mapping } from './mapping.js'
 import type { Qcow2Metadata } from './metadata.js'
@@ -119,6 +120,8 @@ export class Qcow2Image implements DriverState {
   readonly clusterSize: number
   readonly #meta: Qcow2Metadata
   readonly #resize: Resize
+  readonly #zeroDiscard: ZeroDiscard
+  readonly #compressed: CompressedClusters
   #settings: RuntimeSettings
   readonly snapshotOperations: SnapshotOperations
   readonly vmState: VmStateArea
@@ -134,6 +137,8 @@ export class Qcow2Image implements DriverState {
     const zeroDiscard = new ZeroDiscard(meta, tables, writer)
     const compressed = new CompressedClusters(meta, tables)
     writer.onCompressedFreed = () => compressed.invalidate()
+    this.#zeroDiscard = zeroDiscard
+    this.#compressed = compressed
     this.map = new ImagePath(new Mapping(meta), writer, zeroDiscard, compressed)
     this.flushPath = { flushToOs: () => meta.flushToOs() }
     this.#resize = new Resize(meta, tables, writer, zeroDiscard, () => {
@@ -213,6 +218,11 @@ export class Qcow2Image implements DriverState {
         throw error
       }
     })
+  }
+
+  async makeEmpty(): Promise<void> {
+    this.#compressed.invalidate()
+    await makeEmpty(this.#meta, this.#zeroDiscard)
   }
 
   async prepareReopen(context: ReopenContext): Promise<ReopenPlan> {
