@@ -7,7 +7,6 @@ import {
   type DriverState,
   hasZeroInit,
   type SnapshotInfo,
-  type SnapshotOperations,
   type SpecificInfo,
   type TruncateOptions,
   type VmStateArea,
@@ -30,6 +29,7 @@ import { Incompatible, maxBackingFileBytes } from './constants.js'
 import { L2Tables } from './l2-tables.js'
 import { Mapping } from './mapping.js'
 import type { Qcow2Metadata } from './metadata.js'
+import { ImageRepair } from './repair.js'
 import { Resize } from './resize.js'
 import { Qcow2Snapshots } from './snapshot-operations.js'
 import { specificInfo } from './specific-info.js'
@@ -115,7 +115,8 @@ export class Qcow2Image implements DriverState {
   readonly clusterSize: number
   readonly #meta: Qcow2Metadata
   readonly #resize: Resize
-  readonly snapshotOperations: SnapshotOperations
+  readonly snapshotOperations: Qcow2Snapshots
+  readonly #forgetDecoded: () => void
   readonly vmState: VmStateArea
 
   /** @param onResize called with the new length after the guest size has changed */
@@ -132,12 +133,13 @@ export class Qcow2Image implements DriverState {
     this.map = new ImagePath(new Mapping(meta), writer, zeroDiscard, compressed)
     this.flushPath = { flushToOs: () => meta.flushToOs() }
     this.#resize = new Resize(meta, tables, writer, zeroDiscard, onResize)
+    this.#forgetDecoded = () => compressed.invalidate()
     this.snapshotOperations = new Qcow2Snapshots({
       meta,
       tables,
       resize: this.#resize,
       zeroDiscard,
-      forgetDecoded: () => compressed.invalidate(),
+      forgetDecoded: this.#forgetDecoded,
     })
     this.vmState = new Qcow2VmState(meta)
     meta.corruption.onFatal = () => {
@@ -179,10 +181,18 @@ export class Qcow2Image implements DriverState {
   }
 
   async check(fix: CheckFix, signal?: AbortSignal): Promise<CheckResult> {
-    return await this.#meta.locked(async () => {
+    const meta = this.#meta
+    return await meta.locked(async () => {
       // The check reads the file, not the caches.
-      await this.#meta.writeCaches()
-      return await checkImage(this, fix, signal)
+      await meta.writeCaches()
+      if (!fix.leaks && !fix.errors) {
+        return await checkImage(this, fix, signal)
+      }
+      if (!meta.loaded) {
+        await meta.load()
+      }
+      const repair = new ImageRepair(meta, this.snapshotOperations, this.#forgetDecoded)
+      return await checkImage(this, fix, signal, repair)
     })
   }
 

@@ -185,6 +185,11 @@ export class Qcow2Snapshots implements SnapshotOperations {
     this.#parts.forgetDecoded()
   }
 
+  /** Writes the table anew, with everything an entry must have. Lock held. */
+  async rewrite(): Promise<void> {
+    await this.#writeTable([...this.#meta.snapshots])
+  }
+
   /** Runs `body` with the metadata lock held and the tables in memory; the protection of metadata follows. */
   async #changing(body: () => Promise<void>): Promise<void> {
     const meta = this.#meta

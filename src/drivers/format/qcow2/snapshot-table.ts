@@ -33,6 +33,14 @@ export interface SnapshotTable {
   readonly bytes: number
 }
 
+/** Receives what is wrong with a table that is being repaired: such entries are kept as far as possible. */
+export interface SnapshotTableRepair {
+  /** Entry `index` has more extra data than allowed; the rest of it is dropped. */
+  extraDropped(index: number, bytes: number): void
+  /** The table becomes too large with the entry at hand: it and what follows, `count` in all, is dropped. */
+  entriesDropped(count: number): void
+}
+
 /** Bytes of the entry that starts with this header. Pure. */
 export function snapshotEntryBytes(header: Uint8Array): number {
   const reader = new ByteReader(header)
@@ -78,30 +86,66 @@ export function parseSnapshotEntry(bytes: Uint8Array, guestSize: number): Qcow2S
  * @param file the node that holds the image
  * @throws EFBIG with QEMU's text and hint
  */
-export async function readSnapshotTable(file: IoNode, header: Qcow2Header): Promise<SnapshotTable> {
+export async function readSnapshotTable(
+  file: IoNode,
+  header: Qcow2Header,
+  repair?: SnapshotTableRepair,
+): Promise<SnapshotTable> {
   const snapshots: Qcow2Snapshot[] = []
   const head = new Uint8Array(snapshotHeaderBytes)
   let end = 0
+  // What the table would occupy without the extra data that is dropped.
+  let kept = 0
   for (let index = 0; index < header.snapshotCount; index++) {
+    const before = end
     const at = Math.ceil(end / 8) * 8
     await readTable(file, header.snapshotsOffset + at, head)
-    if (new ByteReader(head).u32(36) > maxSnapshotExtraBytes) {
+    const extraBytes = new ByteReader(head).u32(36)
+    const tooMuch = Math.max(0, extraBytes - maxSnapshotExtraBytes)
+    if (tooMuch !== 0 && repair !== undefined) {
+      repair.extraDropped(index, extraBytes)
+      snapshots.push(await readCutEntry(file, header, at, head))
+      end = at + snapshotEntryBytes(head)
+    } else if (tooMuch !== 0) {
       throw blockError('EFBIG', `Too much extra metadata in snapshot table entry ${index}`, {
         hint: 'You can force-remove this extra metadata with qemu-img check -r all',
       })
+    } else {
+      const entry = new Uint8Array(snapshotEntryBytes(head))
+      await readTable(file, header.snapshotsOffset + at, entry)
+      snapshots.push(parseSnapshotEntry(entry, header.size))
+      end = at + entry.length
     }
-    const entry = new Uint8Array(snapshotEntryBytes(head))
-    await readTable(file, header.snapshotsOffset + at, entry)
-    snapshots.push(parseSnapshotEntry(entry, header.size))
-    end = at + entry.length
-    if (end > maxSnapshotTableBytes) {
+    kept += end - before - tooMuch
+    if (kept > maxSnapshotTableBytes || end > 0x7fffffff) {
       const count = header.snapshotCount - index
+      if (repair !== undefined) {
+        repair.entriesDropped(count)
+        snapshots.pop()
+        return { snapshots, bytes: before }
+      }
       throw blockError('EFBIG', 'Snapshot table is too big', {
         hint: `You can force-remove all ${count} overhanging snapshots with qemu-img check -r all`,
       })
     }
   }
   return { snapshots, bytes: end }
+}
+
+/** The entry at `at` of the table, which begins with `head`, with as much extra data as is allowed. */
+async function readCutEntry(
+  file: IoNode,
+  header: Qcow2Header,
+  at: number,
+  head: Uint8Array,
+): Promise<Qcow2Snapshot> {
+  const names = snapshotEntryBytes(head) - new ByteReader(head).u32(36) - snapshotHeaderBytes
+  const entry = new Uint8Array(snapshotHeaderBytes + maxSnapshotExtraBytes + names)
+  await readTable(file, header.snapshotsOffset + at, entry.subarray(0, entry.length - names))
+  const namesAt = header.snapshotsOffset + at + snapshotEntryBytes(head) - names
+  await readTable(file, namesAt, entry.subarray(entry.length - names))
+  new DataView(entry.buffer).setUint32(36, maxSnapshotExtraBytes)
+  return parseSnapshotEntry(entry, header.size)
 }
 
 /** Bytes of the entry that {@link serializeSnapshots} writes. */
