@@ -99,7 +99,7 @@ export class SnapshotCheck {
     }
     if (
       snapshotsOffset % clusterSize !== 0 ||
-      snapshotsOffset > 2 ** 63 - 1 - snapshotCount * snapshotHeaderBytes
+      snapshotsOffset + snapshotCount * snapshotHeaderBytes >= 2 ** 63
     ) {
       this.#result.checkErrors++
       this.#report('ERROR snapshot table offset invalid')

@@ -98,12 +98,13 @@ export class CheckWalk {
    *
    * @param entries at most 4 Mi, checked by the caller
    * @param active the tree is the guest's: it counts for the allocation figures
+   * @param exact the offset, where a number cannot hold it
    */
-  async countTree(offset: number, entries: number, active: boolean): Promise<void> {
+  async countTree(offset: number, entries: number, active: boolean, exact?: bigint): Promise<void> {
     if (entries === 0) {
       return
     }
-    this.count(offset, entries * tableEntryBytes)
+    this.count(offset, entries * tableEntryBytes, exact)
     const l1 = await this.#readChecked(offset, entries * tableEntryBytes, 'check_refcounts_l1')
     const view = new DataView(l1.buffer)
     for (let at = 0; at + tableEntryBytes <= l1.length; at += tableEntryBytes) {

@@ -322,7 +322,8 @@ class ImageCheck {
           `${name} l1_size=${hex(snapshot.l1Size)}: L1 table is too large; snapshot table entry corrupted`,
         )
       } else {
-        await walk.countTree(Number(snapshot.l1TableOffset), snapshot.l1Size, false)
+        const offset = snapshot.l1TableOffset
+        await walk.countTree(Number(offset), snapshot.l1Size, false, offset)
       }
     }
     walk.count(header.snapshotsOffset, table.bytes)
@@ -396,10 +397,11 @@ class ImageCheck {
       await truncateNode(this.#file, length, { exact: false, preallocation: 'off', zero: false })
     } catch (error) {
       this.#rebuild = true
-      if (isBlockError(error) && error.message !== ioError(error.code).message) {
+      const text = resizeText(error)
+      if (text !== undefined) {
         this.result.reports ??= []
         this.result.reports.push(this.result.messages.length)
-        this.result.messages.push(error.message)
+        this.result.messages.push(text)
       }
       this.result.messages.push(`ERROR could not resize image: ${ioError(codeOf(error)).message}`)
       return
@@ -409,4 +411,13 @@ class ImageCheck {
     this.result.corruptionsFixed++
     walk.count(Number(offset), clusterSize)
   }
+}
+
+/** What is said about a file that cannot be made longer; nothing if there is only an errno. */
+function resizeText(error: unknown): string | undefined {
+  if (!isBlockError(error) || error.message === ioError(error.code).message) {
+    return undefined
+  }
+  // Our own limit is below the platform's.
+  return error.code === 'EFBIG' ? `Could not resize file: ${ioError('EFBIG').message}` : error.message
 }

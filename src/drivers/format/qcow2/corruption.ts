@@ -41,12 +41,10 @@ export class CorruptionReport {
     }
     this.#reported = true
     if (!fatal) {
-      this.#tell(
-        `qcow2: Image is corrupt: ${message}; further non-fatal corruption events will be suppressed`,
-      )
+      this.tell(`qcow2: Image is corrupt: ${message}; further non-fatal corruption events will be suppressed`)
       return error
     }
-    this.#tell(`qcow2: Marking image as corrupt: ${message}; further corruption events will be suppressed`)
+    this.tell(`qcow2: Marking image as corrupt: ${message}; further corruption events will be suppressed`)
     header.incompatible |= Incompatible.corrupt
     this.fatal = true
     this.#marking = this.#mark()
@@ -54,7 +52,8 @@ export class CorruptionReport {
     return error
   }
 
-  #tell(line: string): void {
+  /** A line for the user. */
+  tell(line: string): void {
     if (this.divert === undefined) {
       this.#image.host.warn(line)
     } else {

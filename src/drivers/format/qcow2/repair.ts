@@ -54,6 +54,8 @@ export class ImageRepair implements Qcow2Repair {
 
   async writeSnapshots(): Promise<void> {
     await this.#snapshots.rewrite()
+    await this.#meta.flushBlocks()
+    await this.#meta.allocator.passDiscards()
   }
 
   async markClean(): Promise<void> {

@@ -17,6 +17,9 @@ export interface Qcow2Snapshot extends SnapshotInfo {
   /** Id and name as stored: they need not be UTF-8. */
   readonly idBytes: Uint8Array
   readonly nameBytes: Uint8Array
+  /** The sizes as stored, 64 bits: a number may be less exact. */
+  readonly storedVmState: bigint
+  readonly storedDiskSize: bigint
   /** Extra data beyond the fields this driver knows, kept for those who do. */
   readonly unknownExtra: Uint8Array
 }
@@ -59,6 +62,8 @@ export function parseSnapshotEntry(bytes: Uint8Array, guestSize: number): Qcow2S
   const idBytes = reader.u16(12)
   const idAt = snapshotHeaderBytes + extra
   const icount = extra >= knownExtraBytes ? reader.u64(snapshotHeaderBytes + 16) : noIcount
+  const vmState = extra >= 8 ? reader.u64(snapshotHeaderBytes) : BigInt(reader.u32(32))
+  const diskSize = extra >= 16 ? reader.u64(snapshotHeaderBytes + 8) : BigInt(guestSize)
   const id = reader.text(idAt, idBytes)
   const name = reader.text(idAt + idBytes, reader.u16(14))
   return {
@@ -70,12 +75,14 @@ export function parseSnapshotEntry(bytes: Uint8Array, guestSize: number): Qcow2S
     name: name.text,
     nameBytes: name.bytes,
     unknownExtra: reader.slice(snapshotHeaderBytes + knownExtraBytes, Math.max(0, extra - knownExtraBytes)),
-    vmStateSize: extra >= 8 ? Number(reader.u64(snapshotHeaderBytes)) : reader.u32(32),
+    vmStateSize: Number(vmState),
+    storedVmState: vmState,
     dateSeconds: reader.u32(16),
     dateNanoseconds: reader.u32(20),
     vmClockNanoseconds: reader.u64(24),
     ...(icount === noIcount ? {} : { icount }),
-    diskSize: extra >= 16 ? Number(reader.u64(snapshotHeaderBytes + 8)) : guestSize,
+    diskSize: Number(diskSize),
+    storedDiskSize: diskSize,
   }
 }
 
@@ -179,7 +186,7 @@ export function serializeSnapshots(snapshots: readonly Qcow2Snapshot[]): Uint8Ar
 }
 
 function serializeEntry(snapshot: Qcow2Snapshot, bytes: Uint8Array, view: DataView): void {
-  const { idBytes, nameBytes, unknownExtra, vmStateSize } = snapshot
+  const { idBytes, nameBytes, unknownExtra, storedVmState } = snapshot
   view.setBigUint64(0, snapshot.l1TableOffset)
   view.setUint32(8, snapshot.l1Size)
   view.setUint16(12, idBytes.length)
@@ -188,10 +195,10 @@ function serializeEntry(snapshot: Qcow2Snapshot, bytes: Uint8Array, view: DataVi
   view.setUint32(20, snapshot.dateNanoseconds)
   view.setBigUint64(24, BigInt.asUintN(64, snapshot.vmClockNanoseconds))
   // Programs that know only this field shall rather see no VM state than a part of it.
-  view.setUint32(32, vmStateSize <= 0xffffffff ? vmStateSize : 0)
+  view.setUint32(32, storedVmState <= 0xffffffffn ? Number(storedVmState) : 0)
   view.setUint32(36, knownExtraBytes + unknownExtra.length)
-  view.setBigUint64(40, BigInt(vmStateSize))
-  view.setBigUint64(48, BigInt(snapshot.diskSize))
+  view.setBigUint64(40, storedVmState)
+  view.setBigUint64(48, snapshot.storedDiskSize)
   view.setBigUint64(56, snapshot.icount === undefined ? noIcount : BigInt.asUintN(64, snapshot.icount))
   const idAt = snapshotHeaderBytes + knownExtraBytes + unknownExtra.length
   bytes.set(unknownExtra, snapshotHeaderBytes + knownExtraBytes)
