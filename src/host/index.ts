@@ -1,7 +1,9 @@
 /** What the block layer needs from its platform: interfaces only. May import errors and sched. */
+export * from './ciphers.js'
 export * from './codecs.js'
 export * from './files.js'
 
+import type { HostCiphers } from './ciphers.js'
 import type { HostCodecs } from './codecs.js'
 import type { HostFiles } from './files.js'
 
@@ -9,6 +11,8 @@ import type { HostFiles } from './files.js'
 export interface Host {
   readonly files: HostFiles
   readonly codecs: HostCodecs
+  /** Absent: encrypted images cannot be used. */
+  readonly ciphers?: HostCiphers | undefined
   /** Decides the path rules: drive letters and backslashes count only on win32 (seed L94-163). */
   readonly pathStyle: 'posix' | 'win32'
   /** `length` random bytes, for identifiers and salts. */

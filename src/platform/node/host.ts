@@ -1,4 +1,5 @@
 import type { Host } from '../../host/index.js'
+import { nodeCiphers } from './ciphers.js'
 import { NodeCodecs } from './codecs.js'
 import type { IoPolicy } from './file.js'
 import { NodeFiles } from './files.js'
@@ -20,6 +21,7 @@ export function createNodeHost(options: NodeHostOptions = {}): Host {
   return {
     files: new NodeFiles(options.io ?? 'auto'),
     codecs: new NodeCodecs(),
+    ciphers: nodeCiphers,
     pathStyle: process.platform === 'win32' ? 'win32' : 'posix',
     randomBytes,
     sameBytes: (a, aOffset, b, bOffset, bytes) =>
