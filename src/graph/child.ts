@@ -1,3 +1,4 @@
+import type { Wait } from '../sched/index.js'
 import type { BlockNode } from './node.js'
 
 /** What sits above an edge: a node, or a user such as a backend. */
@@ -9,6 +10,12 @@ export interface EdgeParent {
   /** Holds back new requests until released as often; users of nodes only. */
   holdRequests?(): void
   releaseRequests?(): void
+  /** While requests are held: settles when nothing that the user started itself is in flight. */
+  quiesced?(): Wait
+  /** The length of the node below has changed; users of nodes only. */
+  resized?(): void
+  /** The node below got (`load`) or lost a medium that can be read; users of nodes only. */
+  mediumChanged?(load: boolean): void
   /** The node, if the parent is one. */
   readonly parentNode?: BlockNode
 }

@@ -110,7 +110,11 @@ export class BlockLayer {
     return this.names.find(name)
   }
 
+  /** The backend called `name`; anonymous ones cannot be found. */
   findBackend(name: string): Backend | undefined {
+    if (name === '') {
+      return undefined
+    }
     for (const backend of this.backends) {
       if (backend.name === name) {
         return backend

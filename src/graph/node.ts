@@ -53,6 +53,18 @@ export class BlockNode extends IoNode implements EdgeParent {
     this.layer = layer
     this.options = options
     this.explicitOptions = explicitOptions
+    this.onGrow = () => {
+      for (const edge of [...this.parents]) {
+        edge.parent.resized?.()
+      }
+    }
+    this.onThreshold = (exceeded, threshold) => {
+      layer.events.emit('BLOCK_WRITE_THRESHOLD', {
+        'node-name': this.name,
+        'amount-exceeded': exceeded,
+        'write-threshold': threshold,
+      })
+    }
   }
 
   get nodeName(): string {

@@ -49,8 +49,7 @@ export const bench: ImgCommand = {
             depth = number(argument, maxInt, 'Invalid queue depth specified')
             break
           case 'i':
-            aio =
-              aioModes.find((mode) => mode === argument) ?? tool.fail(`Invalid aio option: ${argument}`)
+            aio = aioModes.find((mode) => mode === argument) ?? tool.fail(`Invalid aio option: ${argument}`)
             break
           case 'n':
             aio = 'native'
