@@ -55,7 +55,8 @@ export async function truncateNode(node: BlockNode, length: number, how: Truncat
   }
 }
 
-function notifyResize(node: BlockNode): void {
+/** Tells users and filters above that the length of `node` has changed. */
+export function notifyResize(node: BlockNode): void {
   node.onGrow?.()
   for (const edge of node.parents) {
     const parent = edge.parent.parentNode

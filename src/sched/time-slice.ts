@@ -5,16 +5,20 @@ const nextTurn: (resume: () => void) => void =
 /** Lets long synchronous loops give the event loop a turn about every 10 ms. */
 export class TimeSlice {
   readonly #length: number
+  #start: number
   #end: number
 
   /** @param length milliseconds a slice lasts */
   constructor(length = 10) {
     this.#length = length
-    this.#end = performance.now() + length
+    this.#start = Date.now()
+    this.#end = this.#start + length
   }
 
   get expired(): boolean {
-    return performance.now() >= this.#end
+    const now = Date.now()
+    // A clock that was set back ends the slice, too.
+    return now >= this.#end || now < this.#start
   }
 
   /** Gives other work a turn and starts a new slice. */
@@ -22,7 +26,8 @@ export class TimeSlice {
     await new Promise<void>((resolve) => {
       nextTurn(resolve)
     })
-    this.#end = performance.now() + this.#length
+    this.#start = Date.now()
+    this.#end = this.#start + this.#length
   }
 
   /** Yields only when the slice is used up. */

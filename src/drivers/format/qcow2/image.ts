@@ -6,6 +6,8 @@ import {
   type DriverInfo,
   type DriverState,
   hasZeroInit,
+  type ReopenContext,
+  type ReopenPlan,
   type SnapshotInfo,
   type SpecificInfo,
   type TruncateOptions,
@@ -28,7 +30,10 @@ import { Incompatible, maxBackingFileBytes } from './constants.js'
 import { L2Tables } from './l2-tables.js'
 import { Mapping } from './mapping.js'
 import type { Qcow2Metadata } from './metadata.js'
+import { prepareReopen } from './reopen.js'
 import { Resize } from './resize.js'
+import type { RuntimeSettings } from './settings.js'
+import type { Qcow2Snapshot } from './snapshot-table.js'
 import { specificInfo } from './specific-info.js'
 import { ZeroDiscard } from './zero-discard.js'
 
@@ -111,16 +116,17 @@ export class Qcow2Image implements DriverState {
   readonly clusterSize: number
   readonly #meta: Qcow2Metadata
   readonly #resize: Resize
-  #snapshots: readonly SnapshotInfo[]
+  #snapshots: readonly Qcow2Snapshot[]
+  #settings: RuntimeSettings
 
-  /** @param onResize called with the new length after the guest size has changed */
   constructor(
     meta: Qcow2Metadata,
     file: BlockChild,
-    snapshots: readonly SnapshotInfo[],
-    onResize: (length: number) => void,
+    snapshots: readonly Qcow2Snapshot[],
+    settings: RuntimeSettings,
   ) {
     this.#meta = meta
+    this.#settings = settings
     this.file = file
     this.#snapshots = snapshots
     this.clusterSize = meta.geometry.clusterSize
@@ -132,7 +138,11 @@ export class Qcow2Image implements DriverState {
     writer.onCompressedFreed = () => compressed.invalidate()
     this.map = new ImagePath(new Mapping(meta), writer, zeroDiscard, compressed)
     this.flushPath = { flushToOs: () => meta.flushToOs() }
-    this.#resize = new Resize(meta, tables, writer, zeroDiscard, onResize)
+    this.#resize = new Resize(meta, tables, writer, zeroDiscard, () => {
+      const { l2Entries, l2EntryBytes, refcountEntries } = this.#settings.caches()
+      meta.l2.capacity = Math.floor((l2Entries * l2EntryBytes) / meta.l2.tableBytes)
+      meta.blocks.capacity = refcountEntries
+    })
     meta.corruption.onFatal = () => {
       const dead = outOfService(meta.node)
       meta.node.map = dead
@@ -196,6 +206,12 @@ export class Qcow2Image implements DriverState {
         Object.assign(header, { backingFile, backingFormat, backingFileBytes })
         throw error
       }
+    })
+  }
+
+  async prepareReopen(context: ReopenContext): Promise<ReopenPlan> {
+    return await prepareReopen(context, this.#meta, this.#snapshots, (settings) => {
+      this.#settings = settings
     })
   }
 
