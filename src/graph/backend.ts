@@ -2,6 +2,8 @@ import { blockError, ioError } from '../errors/index.js'
 import { type AccountedKind, type DetectZeroes, type IoAccounting, ReqFlags } from '../io/index.js'
 import type { OptionDict, OptionTree } from '../options/index.js'
 import type { Wait } from '../sched/index.js'
+import { changeAioContext } from './aio-change.js'
+import type { AioContext } from './aio-context.js'
 import { DeviceSlot } from './backend-device.js'
 import { ErrorPolicy } from './backend-errors.js'
 import { BlockChild, type EdgeParent } from './child.js'
@@ -37,6 +39,8 @@ export class Backend implements EdgeParent {
   writeThrough: boolean
   /** Whether requests may start past the end of the node (creation code grows files). */
   allowBeyondEnd = false
+  /** Whether others may move the node below to another AioContext although this backend uses it. */
+  allowAioContextChange = false
   /** Block size that the guest sees, bytes. */
   guestBlockSize = 512
   readonly device = new DeviceSlot(this)
@@ -50,6 +54,8 @@ export class Backend implements EdgeParent {
   #shared: number
   #closed = false
   #held = 0
+  /** Where the I/O of media takes place. */
+  #aioContext: AioContext
   #accounting: IoAccounting | undefined = undefined
   /** Whether requests must look at more than their range. Hot: read on every request. */
   #attention = false
@@ -58,6 +64,7 @@ export class Backend implements EdgeParent {
   /** @throws BlockError EINVAL for a name that is no id or is taken */
   constructor(layer: BlockLayer, options: BackendOptions = {}) {
     this.layer = layer
+    this.#aioContext = layer.mainContext
     this.name = options.name ?? ''
     if (this.name !== '') {
       checkName(layer, this.name)
@@ -137,6 +144,7 @@ export class Backend implements EdgeParent {
     if (this.root !== undefined) {
       throw new Error('backend already has a root')
     }
+    await this.#joinAioContext(node)
     const child = new BlockChild('root', Role.filtered | Role.primary, this, node)
     child.perm = this.#perm
     child.shared = this.#shared
@@ -155,6 +163,44 @@ export class Backend implements EdgeParent {
       throw error
     }
     this.root = child
+  }
+
+  /** The medium moves to where this backend is, or else this backend to where the medium is. */
+  async #joinAioContext(node: BlockNode): Promise<void> {
+    if (node.aioContext === this.#aioContext) {
+      return
+    }
+    try {
+      await changeAioContext(node, this.#aioContext)
+    } catch (error) {
+      if (!this.allowAioContextChange) {
+        throw error
+      }
+      this.#aioContext = node.aioContext
+    }
+  }
+
+  get aioContext(): AioContext {
+    return this.#aioContext
+  }
+
+  /** Moves the medium's I/O, and that of media to come. @throws BlockError EPERM if other users of it refuse */
+  async setAioContext(context: AioContext): Promise<void> {
+    if (this.root !== undefined) {
+      await changeAioContext(this.root.node, context, this.root)
+    }
+    this.#aioContext = context
+  }
+
+  checkAioContext(): void {
+    // A device that a user made by name and that nothing is attached to has nobody to mind.
+    if (!this.allowAioContextChange && (this.name === '' || this.device.model !== undefined)) {
+      throw blockError('EPERM', 'Cannot change iothread of active block backend')
+    }
+  }
+
+  aioContextChanged(context: AioContext): void {
+    this.#aioContext = context
   }
 
   /** Changes what this backend uses and shares; on failure nothing changes. */

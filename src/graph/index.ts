@@ -1,4 +1,6 @@
 /** The block graph. May import errors, bytes, sched, host, options and io. */
+export * from './aio-change.js'
+export * from './aio-context.js'
 export { Backend, type BackendOptions } from './backend.js'
 export { type DeviceModel, type DeviceOps, DeviceSlot } from './backend-device.js'
 export * from './backend-errors.js'
