@@ -2,6 +2,7 @@ import type { Host } from '../host/index.js'
 import type { BlockLimits, DirectPath, FlushPath, IoNode, MapPath } from '../io/index.js'
 import type { OptionDict, OptionSchema, OptionTree } from '../options/index.js'
 import type { Maybe, Wait } from '../sched/index.js'
+import type { AioContext } from './aio-context.js'
 import type { BlockChild } from './child.js'
 import type {
   AmendContext,
@@ -139,6 +140,9 @@ export interface DriverState {
   probeGeometry?(): { cylinders: number; heads: number; sectors: number } | undefined
   /** In-kernel copy between two protocol nodes; undefined result: not possible here. */
   copyRangeTo?(offset: number, target: IoNode, targetOffset: number, bytes: number): Maybe<number | undefined>
+  /** The node's I/O leaves its context, or enters this one; nothing is in flight. Neither may fail. */
+  detachAioContext?(): void
+  attachAioContext?(context: AioContext): void
   /** The image is about to be handed to another process: write everything back. */
   inactivate?(): Wait
   /** Another process may have changed the image: forget what is cached. */

@@ -1,4 +1,5 @@
 import { blockError, codeOf } from '../errors/index.js'
+import { joinAioContexts } from './aio-change.js'
 import { BlockChild } from './child.js'
 import type { BlockNode } from './node.js'
 import { settlePermissions } from './permissions.js'
@@ -54,6 +55,7 @@ export async function attachChild(
   name: string,
   role: number,
 ): Promise<BlockChild> {
+  await joinAioContexts(parent, node)
   const child = new BlockChild(name, role, parent, node)
   await parent.layer.graphLock.run(async () => {
     attachEdge(child)
