@@ -9,6 +9,8 @@ export interface EdgeParent {
   /** Holds back new requests until released as often; users of nodes only. */
   holdRequests?(): void
   releaseRequests?(): void
+  /** Its edges do not follow when another node takes the place of theirs (jobs). */
+  readonly stayAtNode?: boolean
   /** The node, if the parent is one. */
   readonly parentNode?: BlockNode
 }
