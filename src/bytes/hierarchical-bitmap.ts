@@ -273,12 +273,11 @@ function heightFor(bits: number): number {
 
 /** Goes through the dirty bits of a bitmap in order. Bits that change ahead of it are seen as they are then. */
 export class BitmapIterator {
-  readonly #bitmap: HierarchicalBitmap
-  #at: number
+  readonly #bitmap: Pick<HierarchicalBitmap, 'granularity' | 'nextDirty'>
+  #at = 0
 
-  constructor(bitmap: HierarchicalBitmap, offset: number) {
+  constructor(bitmap: Pick<HierarchicalBitmap, 'granularity' | 'nextDirty'>, offset: number) {
     this.#bitmap = bitmap
-    this.#at = 0
     this.seek(offset)
   }
 

@@ -5,6 +5,7 @@ import type { Maybe, Wait } from '../sched/index.js'
 import type { BlockChild } from './child.js'
 import type {
   AmendContext,
+  BitmapStore,
   DebugHooks,
   KeyHooks,
   MediumHooks,
@@ -129,6 +130,7 @@ export interface DriverState {
   /** Checks a change of options and prepares it; nothing changes until the plan is committed. Throws to refuse. */
   prepareReopen?(context: ReopenContext): Maybe<ReopenPlan>
   readonly debug?: DebugHooks
+  readonly bitmapStore?: BitmapStore
   readonly medium?: MediumHooks
   readonly key?: KeyHooks
   probeBlockSizes?(): { logical: number; physical: number } | undefined
