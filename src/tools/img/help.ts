@@ -5,6 +5,10 @@ const usages: Readonly<Record<string, string>> = {
   bench:
     '[-c count] [-d depth] [-f fmt] [--flush-interval=flush_interval] [-i aio] [-n] [--no-drain] ' +
     '[-o offset] [--pattern=pattern] [-q] [-s buffer_size] [-S step_size] [-t cache] [-w] [-U] filename',
+  bitmap:
+    '(--merge SOURCE | --add | --remove | --clear | --enable | --disable)... ' +
+    '[-b source_file [-F source_fmt]] [-g granularity] [--object objectdef] [--image-opts | -f fmt] ' +
+    'filename bitmap',
   check:
     '[--object objectdef] [--image-opts] [-q] [-f fmt] [--output=ofmt] [-r [leaks | all]] ' +
     '[-T src_cache] [-U] filename',
@@ -80,6 +84,12 @@ Command parameters:
   '--output' is how results are printed: 'human' or 'json'
   '-n' writes into an image that exists
   '-U' reads an image that others may be writing
+
+Parameters to bitmap subcommand:
+  'bitmap' is the name of the bitmap that the actions change, in their order
+  '-g granularity' is how many bytes a bit of a bitmap stands for that '--add' makes
+  '-b source_file' and '-F source_fmt' are where '--merge' finds its bitmap, if not in the
+    image itself
 
 Parameters to check subcommand:
   '-r leaks' repairs clusters that are lost, '-r all' everything, with the risk of a

@@ -21,6 +21,7 @@ import {
   type WritePlan,
 } from '../../../io/index.js'
 import type { Wait } from '../../../sched/index.js'
+import type { PersistentBitmaps } from './bitmap-store.js'
 import { checkImage } from './check.js'
 import { ClusterWriter } from './cluster.js'
 import { CompressedClusters } from './compressed.js'
@@ -109,6 +110,7 @@ export class Qcow2Image implements DriverState {
   readonly flushPath: FlushPath
   readonly supportedZeroFlags: number
   readonly clusterSize: number
+  readonly bitmapStore: PersistentBitmaps
   readonly #meta: Qcow2Metadata
   readonly #resize: Resize
   #snapshots: readonly SnapshotInfo[]
@@ -118,11 +120,13 @@ export class Qcow2Image implements DriverState {
     meta: Qcow2Metadata,
     file: BlockChild,
     snapshots: readonly SnapshotInfo[],
+    bitmaps: PersistentBitmaps,
     onResize: (length: number) => void,
   ) {
     this.#meta = meta
     this.file = file
     this.#snapshots = snapshots
+    this.bitmapStore = bitmaps
     this.clusterSize = meta.geometry.clusterSize
     this.supportedZeroFlags = meta.header.version >= 3 ? ReqFlags.mayUnmap | ReqFlags.noFallback : 0
     const tables = new L2Tables(meta)
@@ -132,7 +136,7 @@ export class Qcow2Image implements DriverState {
     writer.onCompressedFreed = () => compressed.invalidate()
     this.map = new ImagePath(new Mapping(meta), writer, zeroDiscard, compressed)
     this.flushPath = { flushToOs: () => meta.flushToOs() }
-    this.#resize = new Resize(meta, tables, writer, zeroDiscard, onResize)
+    this.#resize = new Resize(meta, tables, writer, zeroDiscard, bitmaps, onResize)
     meta.corruption.onFatal = () => {
       const dead = outOfService(meta.node)
       meta.node.map = dead
@@ -218,7 +222,14 @@ export class Qcow2Image implements DriverState {
 
   /** Writes everything back, so that another process may open the image. */
   async inactivate(): Promise<void> {
-    await this.#meta.locked(() => this.#meta.writeCaches())
+    await this.#meta.locked(async () => {
+      const stored = await this.bitmapStore.storeAtEnd()
+      this.bitmapStore.release()
+      await this.#meta.writeCaches()
+      if (!stored) {
+        throw ioError('EINVAL', { node: this.#meta.node.nodeName, operation: 'inactivate' })
+      }
+    })
   }
 
   /** Writes back what is in memory. What cannot be written is lost, with a word to the user. */
@@ -229,6 +240,9 @@ export class Qcow2Image implements DriverState {
       return
     }
     await this.#meta.locked(async () => {
+      if (!this.#meta.node.readOnly) {
+        await this.bitmapStore.storeAtEnd()
+      }
       try {
         await this.#meta.writeL2()
       } catch (error) {

@@ -3,7 +3,7 @@ import type { OpenContext } from '../../../graph/index.js'
 import type { IoNode } from '../../../io/index.js'
 import { type OptionsOf, takeOptions } from '../../../options/index.js'
 import type { DiscardPolicy } from './allocate.js'
-import { checkBitmaps } from './bitmap-directory.js'
+import { PersistentBitmaps } from './bitmap-store.js'
 import { cacheSizes } from './cache-sizes.js'
 import { headerLengthV3 } from './constants.js'
 import { readPadded } from './file-read.js'
@@ -64,7 +64,8 @@ export async function open(context: OpenContext): Promise<Qcow2Image> {
   if (!flags.noIo) {
     await meta.load()
   }
-  await checkBitmaps(file, header)
+  const bitmaps = new PersistentBitmaps(meta, node)
+  await bitmaps.load(write, !flags.noIo)
   if (write && clearAutoclear(header)) {
     try {
       await meta.writeHeader()
@@ -72,7 +73,7 @@ export async function open(context: OpenContext): Promise<Qcow2Image> {
       throw errnoError(codeOf(error), 'Could not update qcow2 header', { cause: error })
     }
   }
-  return new Qcow2Image(meta, context.file, snapshots, () => {
+  return new Qcow2Image(meta, context.file, snapshots, bitmaps, () => {
     const { l2Entries, l2EntryBytes, refcountEntries } = sizes()
     meta.l2.capacity = Math.floor((l2Entries * l2EntryBytes) / meta.l2.tableBytes)
     meta.blocks.capacity = refcountEntries
