@@ -47,11 +47,8 @@ export async function truncateNode(node: BlockNode, length: number, how: Truncat
     } else if (filtered !== undefined) {
       await truncateNode(filtered as BlockNode, length, options)
     }
-    refreshLength(node)
-    refreshLimits(node)
-    node.dirtyTracker?.resized(node.length)
+    refreshNodeLength(node)
     node.flushState.writeGeneration++
-    notifyResize(node)
   } finally {
     node.requests.end(request)
   }
@@ -69,7 +66,16 @@ async function checkBitmaps(node: BlockNode): Promise<void> {
   }
 }
 
-function notifyResize(node: BlockNode): void {
+/** Takes over the length that the driver has now, and tells those above. */
+export function refreshNodeLength(node: BlockNode): void {
+  refreshLength(node)
+  refreshLimits(node)
+  node.dirtyTracker?.resized(node.length)
+  notifyResize(node)
+}
+
+/** Tells users and filters above that the length of `node` has changed. */
+export function notifyResize(node: BlockNode): void {
   node.onGrow?.()
   for (const edge of node.parents) {
     const parent = edge.parent.parentNode

@@ -15,11 +15,12 @@ const commands: Readonly<Record<string, () => Promise<ImgCommand>>> = {
   info: async () => (await import('./commands/info.js')).info,
   map: async () => (await import('./commands/map.js')).map,
   measure: async () => (await import('./commands/measure.js')).measure,
+  snapshot: async () => (await import('./commands/snapshot.js')).snapshot,
   resize: async () => (await import('./commands/resize.js')).resize,
 }
 
 /** What `qemu-img` has and this version has not. */
-const missing = new Set(['amend', 'commit', 'rebase', 'snapshot'])
+const missing = new Set(['amend', 'commit', 'rebase'])
 
 /**
  * `qemu-img`: runs a command line and returns the exit code. Nothing is thrown, and nothing stays

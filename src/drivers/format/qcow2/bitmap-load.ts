@@ -54,7 +54,7 @@ export class BitmapLoader {
           bitmap.setInconsistent()
           continue
         }
-        await this.#loadBits(entry, bitmap, contents)
+        await this.readBits(entry, bitmap, contents)
         if (!entry.auto) {
           bitmap.disable()
         }
@@ -68,7 +68,12 @@ export class BitmapLoader {
     return loaded
   }
 
-  async #loadBits(entry: BitmapEntry, bitmap: DirtyBitmap, contents: boolean): Promise<void> {
+  /**
+   * Checks the table of a bitmap, and adds its bits to `bitmap` if `contents`.
+   *
+   * @throws BlockError with QEMU's text
+   */
+  async readBits(entry: BitmapEntry, bitmap: DirtyBitmap, contents: boolean): Promise<void> {
     let table: Float64Array
     try {
       table = await readBitmapTable(this.#file, this.#header, entry)
@@ -86,14 +91,14 @@ export class BitmapLoader {
         throw ioError('EINVAL')
       }
       if (contents) {
-        await this.#readBits(table, bitmap)
+        await this.#readClusters(table, bitmap)
       }
     } catch (error) {
       throw errnoError(codeOf(error), `Could not read bitmap '${entry.name}' from image`, { cause: error })
     }
   }
 
-  async #readBits(table: Float64Array, { bits }: DirtyBitmap): Promise<void> {
+  async #readClusters(table: Float64Array, { bits }: DirtyBitmap): Promise<void> {
     const { clusterSize } = this.#header
     const span = bitmapClusterSpan(this.#header, bits.granularity)
     const cluster = new Uint8Array(clusterSize)

@@ -30,6 +30,8 @@ import type { Qcow2Metadata } from './metadata.js'
 export class PersistentBitmaps implements BitmapStore {
   readonly #meta: Qcow2Metadata
   readonly #node: BlockNode
+  /** The bits of the stored bitmaps were not needed so far and have not been read. */
+  #withoutBits = false
 
   constructor(meta: Qcow2Metadata, node: BlockNode) {
     this.#meta = meta
@@ -52,7 +54,8 @@ export class PersistentBitmaps implements BitmapStore {
     if (header.bitmaps === undefined) {
       return
     }
-    const loaded = await new BitmapLoader(file, header).load(this.#node, contents || write)
+    this.#withoutBits = !contents && !write
+    const loaded = await new BitmapLoader(file, header).load(this.#node, !this.#withoutBits)
     if (!write) {
       for (const bitmap of loaded.values()) {
         bitmap?.setReadonly(true)
@@ -351,8 +354,9 @@ export class PersistentBitmaps implements BitmapStore {
     }
     const image = this.#node.filename
     const entries = await readBitmapDirectory(file, header)
-    const found: DirtyBitmap[] = []
-    for (const { name, inUse } of entries) {
+    const found = new Map<DirtyBitmap, BitmapEntry>()
+    for (const entry of entries) {
+      const { name, inUse } = entry
       const bitmap = this.#node.dirtyBitmaps.find(name)
       if (bitmap === undefined) {
         throw blockError('EINVAL', `Unexpected bitmap '${name}' in image '${image}'`)
@@ -375,7 +379,16 @@ export class PersistentBitmaps implements BitmapStore {
           `Corruption: bitmap '${name}' is marked IN_USE in the image '${image}' but it is readonly and consistent in RAM`,
         )
       }
-      found.push(bitmap)
+      found.set(bitmap, entry)
+    }
+    if (this.#withoutBits) {
+      const loader = new BitmapLoader(file, header)
+      for (const [bitmap, entry] of found) {
+        if (!entry.inUse) {
+          await loader.readBits(entry, bitmap, true)
+        }
+      }
+      this.#withoutBits = false
     }
     if (entries.some(({ inUse }) => !inUse)) {
       try {
@@ -384,7 +397,7 @@ export class PersistentBitmaps implements BitmapStore {
         throw errnoError(codeOf(error), 'Cannot update bitmap directory', { cause: error })
       }
     }
-    for (const bitmap of found) {
+    for (const bitmap of found.keys()) {
       bitmap.setReadonly(false)
     }
   }

@@ -6,9 +6,13 @@ import {
   type DriverInfo,
   type DriverState,
   hasZeroInit,
+  type ReopenContext,
+  type ReopenPlan,
   type SnapshotInfo,
+  type SnapshotOperations,
   type SpecificInfo,
   type TruncateOptions,
+  type VmStateArea,
 } from '../../../graph/index.js'
 import {
   type BlockLimits,
@@ -29,8 +33,12 @@ import { Incompatible, maxBackingFileBytes } from './constants.js'
 import { L2Tables } from './l2-tables.js'
 import { Mapping } from './mapping.js'
 import type { Qcow2Metadata } from './metadata.js'
+import { prepareReopen } from './reopen.js'
 import { Resize } from './resize.js'
+import type { RuntimeSettings } from './settings.js'
+import { Qcow2Snapshots } from './snapshot-operations.js'
 import { specificInfo } from './specific-info.js'
+import { Qcow2VmState } from './vm-state.js'
 import { ZeroDiscard } from './zero-discard.js'
 
 /** The path of an image's requests. */
@@ -113,19 +121,14 @@ export class Qcow2Image implements DriverState {
   readonly bitmapStore: PersistentBitmaps
   readonly #meta: Qcow2Metadata
   readonly #resize: Resize
-  #snapshots: readonly SnapshotInfo[]
+  #settings: RuntimeSettings
+  readonly snapshotOperations: SnapshotOperations
+  readonly vmState: VmStateArea
 
-  /** @param onResize called with the new length after the guest size has changed */
-  constructor(
-    meta: Qcow2Metadata,
-    file: BlockChild,
-    snapshots: readonly SnapshotInfo[],
-    bitmaps: PersistentBitmaps,
-    onResize: (length: number) => void,
-  ) {
+  constructor(meta: Qcow2Metadata, file: BlockChild, settings: RuntimeSettings, bitmaps: PersistentBitmaps) {
     this.#meta = meta
+    this.#settings = settings
     this.file = file
-    this.#snapshots = snapshots
     this.bitmapStore = bitmaps
     this.clusterSize = meta.geometry.clusterSize
     this.supportedZeroFlags = meta.header.version >= 3 ? ReqFlags.mayUnmap | ReqFlags.noFallback : 0
@@ -136,7 +139,19 @@ export class Qcow2Image implements DriverState {
     writer.onCompressedFreed = () => compressed.invalidate()
     this.map = new ImagePath(new Mapping(meta), writer, zeroDiscard, compressed)
     this.flushPath = { flushToOs: () => meta.flushToOs() }
-    this.#resize = new Resize(meta, tables, writer, zeroDiscard, bitmaps, onResize)
+    this.#resize = new Resize(meta, tables, writer, zeroDiscard, bitmaps, () => {
+      const { l2Entries, l2EntryBytes, refcountEntries } = this.#settings.caches()
+      meta.l2.capacity = Math.floor((l2Entries * l2EntryBytes) / meta.l2.tableBytes)
+      meta.blocks.capacity = refcountEntries
+    })
+    this.snapshotOperations = new Qcow2Snapshots({
+      meta,
+      tables,
+      resize: this.#resize,
+      zeroDiscard,
+      forgetDecoded: () => compressed.invalidate(),
+    })
+    this.vmState = new Qcow2VmState(meta)
     meta.corruption.onFatal = () => {
       const dead = outOfService(meta.node)
       meta.node.map = dead
@@ -203,6 +218,12 @@ export class Qcow2Image implements DriverState {
     })
   }
 
+  async prepareReopen(context: ReopenContext): Promise<ReopenPlan> {
+    return await prepareReopen(context, this.#meta, this.bitmapStore, (settings) => {
+      this.#settings = settings
+    })
+  }
+
   info(): DriverInfo {
     const { header, geometry } = this.#meta
     return {
@@ -217,7 +238,7 @@ export class Qcow2Image implements DriverState {
   }
 
   snapshots(): readonly SnapshotInfo[] {
-    return this.#snapshots
+    return this.#meta.snapshots
   }
 
   /** Writes everything back, so that another process may open the image. */
