@@ -56,16 +56,23 @@ export async function changeBitmap(
     } finally {
       await source?.close()
     }
-    const { state } = target.node
-    if (state?.inactivate !== undefined) {
-      try {
-        await state.inactivate()
-      } catch (error) {
-        throw errnoError(codeOf(error), 'Error while closing the image', { cause: error })
-      }
-    }
+    await storeBitmaps(target.node)
   } finally {
     await target.close()
+  }
+}
+
+/**
+ * Stores the bitmaps of an image that is about to be closed. The close does so as well, but cannot
+ * tell what goes wrong.
+ *
+ * @throws BlockError `Error while closing the image: …`
+ */
+export async function storeBitmaps(node: BlockNode): Promise<void> {
+  try {
+    await node.state?.inactivate?.()
+  } catch (error) {
+    throw errnoError(codeOf(error), 'Error while closing the image', { cause: error })
   }
 }
 

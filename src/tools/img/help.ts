@@ -16,7 +16,8 @@ const usages: Readonly<Record<string, string>> = {
     '[--object objectdef] [--image-opts] [-f fmt] [-F fmt] [-T src_cache] [-p | --progress=json] ' +
     '[-q] [-s] [-U] filename1 filename2',
   convert:
-    '[--object objectdef] [--image-opts] [--target-image-opts] [--target-is-zero] [-U] [-C] [-c] ' +
+    '[--object objectdef] [--image-opts] [--target-image-opts] [--target-is-zero] ' +
+    '[--bitmaps [--skip-broken-bitmaps]] [-U] [-C] [-c] ' +
     '[-p | --progress=json] [-q] [-n] [-f fmt] [-t cache] [-T src_cache] [-O output_fmt] ' +
     '[-B backing_file [-F backing_fmt]] [-o options] [-l snapshot_param] [-S sparse_size] ' +
     '[-r rate_limit] [-m num_coroutines] [-W] [--salvage] filename [filename2 [...]] output_filename',
@@ -96,6 +97,8 @@ Parameters to check subcommand:
     wrong guess
 
 Parameters to convert subcommand:
+  '--bitmaps' copies the persistent dirty bitmaps of the source
+  '--skip-broken-bitmaps' leaves out those that are inconsistent
   '-m' is how many requests are in flight (default 8)
   '-W' writes them in any order
   '-C' has the kernel copy where it can
