@@ -88,12 +88,12 @@ export async function measure(context: MeasureContext): Promise<MeasureResult> {
     : { ...result, bitmaps: bitmapBytes(source, clusterSize) }
 }
 
-/** Bytes that the persistent bitmaps of `source` would need, taken as fully allocated. */
+/** Bytes that the persistent bitmaps of `source` would need, taken as fully allocated; inconsistent ones count as well. */
 function bitmapBytes(source: BlockNode, clusterSize: number): number {
   let bytes = 0
   let directory = 0
   for (const bitmap of source.dirtyBitmaps) {
-    if (bitmap.isStored && !bitmap.inconsistent) {
+    if (bitmap.isStored) {
       const clusters = Math.ceil(Math.ceil(bitmap.size / bitmap.granularity) / 8 / clusterSize)
       bytes += clusters * clusterSize + roundUp(clusters * tableEntryBytes, clusterSize)
       directory += bitmapEntryBytes(new TextEncoder().encode(bitmap.name).length)
