@@ -6,6 +6,7 @@ import type { AioContext } from './aio-context.js'
 import type { BlockChild } from './child.js'
 import type {
   AmendContext,
+  BitmapStore,
   DebugHooks,
   KeyHooks,
   MediumHooks,
@@ -136,6 +137,7 @@ export interface DriverState {
   /** Whether replacing `node`, at or below this one, by one with the same contents as this one changes nothing for those above. */
   canReplace?(node: BlockNode): boolean
   readonly debug?: DebugHooks
+  readonly bitmapStore?: BitmapStore
   readonly medium?: MediumHooks
   readonly key?: KeyHooks
   probeBlockSizes?(): { logical: number; physical: number } | undefined

@@ -126,6 +126,8 @@ export async function closeNode(node: BlockNode): Promise<void> {
     node.direct = undefined
     node.flushPath = undefined
   }
+  // What was to be kept of them is in the image.
+  await step(() => node.dirtyBitmaps.releaseNamed())
   const backing = node.children.filter((child) => child.name === 'backing')
   const others = node.children.filter((child) => child.name !== 'backing')
   for (const child of backing) {
