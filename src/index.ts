@@ -16,6 +16,7 @@ import { createNodeHost } from './platform/node/index.js'
 export { allDrivers } from './all-drivers.js'
 export { BlockError, type ErrnoName, type ErrorPlace, isBlockError } from './errors/index.js'
 export {
+  AioContext,
   allowImplicitFiles,
   Backend,
   type BlockDriver,
@@ -23,6 +24,9 @@ export {
   type BlockLayerOptions,
   BlockNode,
   createBlockLayer,
+  createIoThread,
+  type DeviceModel,
+  type DeviceOps,
   type DriverModule,
   type DriverState,
   denyImplicitFiles,
@@ -32,7 +36,7 @@ export {
   Perm,
   Role,
 } from './graph/index.js'
-export type { Host } from './host/index.js'
+export type { Host, HostThread, HostThreads } from './host/index.js'
 export type {
   CheckImageResult,
   CommitImageOptions,
@@ -45,6 +49,7 @@ export type {
   MapExtent,
   RebaseImageOptions,
 } from './image/index.js'
+export { type AccountingOptions, IoAccounting } from './io/index.js'
 export * from './library/index.js'
 export { createReadStream, createWriteStream } from './node-streams.js'
 export { createNodeHost, type NodeHostOptions } from './platform/node/index.js'

@@ -1,4 +1,5 @@
-import { blockError } from '../errors/index.js'
+import { blockError, codeOf } from '../errors/index.js'
+import { joinAioContexts } from './aio-change.js'
 import { BlockChild } from './child.js'
 import type { BlockNode } from './node.js'
 import { settlePermissions } from './permissions.js'
@@ -57,6 +58,7 @@ export async function attachChild(
   name: string,
   role: number,
 ): Promise<BlockChild> {
+  await joinAioContexts(parent, node)
   const child = new BlockChild(name, role, parent, node)
   await parent.layer.graphLock.run(async () => {
     attachEdge(child)
@@ -102,7 +104,16 @@ export async function closeNode(node: BlockNode): Promise<void> {
   const layer = node.layer
   if (node.driver !== undefined) {
     await step(() => node.requests.idle())
-    await step(() => node.flush())
+    await step(async () => {
+      try {
+        await node.flush()
+      } catch (error) {
+        // A driver that has taken itself out of service has told so before.
+        if (codeOf(error) !== 'ENOMEDIUM') {
+          throw error
+        }
+      }
+    })
     await step(() => node.requests.idle())
     for (const listener of [...node.closeListeners]) {
       await step(listener)
@@ -115,6 +126,8 @@ export async function closeNode(node: BlockNode): Promise<void> {
     node.direct = undefined
     node.flushPath = undefined
   }
+  // What was to be kept of them is in the image.
+  await step(() => node.dirtyBitmaps.releaseNamed())
   const backing = node.children.filter((child) => child.name === 'backing')
   const others = node.children.filter((child) => child.name !== 'backing')
   for (const child of backing) {

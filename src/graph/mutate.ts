@@ -1,4 +1,5 @@
 import { blockError } from '../errors/index.js'
+import { joinAioContexts } from './aio-change.js'
 import { drain } from './drain.js'
 import { type EdgeChange, swapBacking } from './edge-change.js'
 import { Role } from './flags.js'
@@ -27,6 +28,9 @@ async function change(
   top: BlockNode,
   make: (made: EdgeChange[]) => void,
 ): Promise<void> {
+  for (const node of nodes) {
+    await joinAioContexts(node, top)
+  }
   const section = await drain(nodes)
   try {
     const changes = await changeEdges(top, make)
