@@ -135,7 +135,7 @@ export interface DriverState {
   prepareReopen?(context: ReopenContext): Maybe<ReopenPlan>
   readonly debug?: DebugHooks
   readonly medium?: MediumHooks
-  readonly key?: KeyHooks
+  readonly key?: KeyHooks | undefined
   probeBlockSizes?(): { logical: number; physical: number } | undefined
   probeGeometry?(): { cylinders: number; heads: number; sectors: number } | undefined
   /** In-kernel copy between two protocol nodes; undefined result: not possible here. */
