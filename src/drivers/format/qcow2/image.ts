@@ -26,6 +26,7 @@ import {
   type WritePlan,
 } from '../../../io/index.js'
 import type { Wait } from '../../../sched/index.js'
+import type { PersistentBitmaps } from './bitmap-store.js'
 import { checkImage } from './check.js'
 import { ClusterWriter } from './cluster.js'
 import { CompressedClusters } from './compressed.js'
@@ -123,6 +124,7 @@ export class Qcow2Image implements DriverState {
   readonly flushPath: FlushPath
   readonly supportedZeroFlags: number
   readonly clusterSize: number
+  readonly bitmapStore: PersistentBitmaps
   readonly #meta: Qcow2Metadata
   readonly #resize: Resize
   readonly #zeroDiscard: ZeroDiscard
@@ -132,10 +134,11 @@ export class Qcow2Image implements DriverState {
   readonly vmState: VmStateArea
   readonly key: KeyHooks | undefined
 
-  constructor(meta: Qcow2Metadata, file: BlockChild, settings: RuntimeSettings) {
+  constructor(meta: Qcow2Metadata, file: BlockChild, settings: RuntimeSettings, bitmaps: PersistentBitmaps) {
     this.#meta = meta
     this.#settings = settings
     this.file = file
+    this.bitmapStore = bitmaps
     this.clusterSize = meta.geometry.clusterSize
     this.supportedZeroFlags = meta.header.version >= 3 ? ReqFlags.mayUnmap | ReqFlags.noFallback : 0
     const tables = new L2Tables(meta)
@@ -149,7 +152,7 @@ export class Qcow2Image implements DriverState {
     this.map = meta.crypto === undefined ? path : encryptedPath(path, meta.crypto)
     this.key = keyHooks(meta)
     this.flushPath = { flushToOs: () => meta.flushToOs() }
-    this.#resize = new Resize(meta, tables, writer, zeroDiscard, () => {
+    this.#resize = new Resize(meta, tables, writer, zeroDiscard, bitmaps, () => {
       const { l2Entries, l2EntryBytes, refcountEntries } = this.#settings.caches()
       meta.l2.capacity = Math.floor((l2Entries * l2EntryBytes) / meta.l2.tableBytes)
       meta.blocks.capacity = refcountEntries
@@ -246,7 +249,7 @@ export class Qcow2Image implements DriverState {
   }
 
   async prepareReopen(context: ReopenContext): Promise<ReopenPlan> {
-    return await prepareReopen(context, this.#meta, (settings) => {
+    return await prepareReopen(context, this.#meta, this.bitmapStore, (settings) => {
       this.#settings = settings
     })
   }
@@ -275,7 +278,14 @@ export class Qcow2Image implements DriverState {
 
   /** Writes everything back, so that another process may open the image. */
   async inactivate(): Promise<void> {
-    await this.#meta.locked(() => this.#meta.writeCaches())
+    await this.#meta.locked(async () => {
+      const stored = await this.bitmapStore.storeAtEnd()
+      this.bitmapStore.release()
+      await this.#meta.writeCaches()
+      if (!stored) {
+        throw ioError('EINVAL', { node: this.#meta.node.nodeName, operation: 'inactivate' })
+      }
+    })
   }
 
   /** Writes back what is in memory. What cannot be written is lost, with a word to the user. */
@@ -287,6 +297,9 @@ export class Qcow2Image implements DriverState {
       return
     }
     await this.#meta.locked(async () => {
+      if (!this.#meta.node.readOnly) {
+        await this.bitmapStore.storeAtEnd()
+      }
       try {
         await this.#meta.writeL2()
       } catch (error) {

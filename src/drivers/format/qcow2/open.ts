@@ -1,7 +1,7 @@
 import { codeOf, errnoError } from '../../../errors/index.js'
 import type { OpenContext } from '../../../graph/index.js'
 import type { IoNode } from '../../../io/index.js'
-import { checkBitmaps } from './bitmap-directory.js'
+import { PersistentBitmaps } from './bitmap-store.js'
 import { headerLengthV3 } from './constants.js'
 import { openCrypto } from './crypto.js'
 import { readPadded } from './file-read.js'
@@ -55,7 +55,8 @@ export async function open(context: OpenContext): Promise<Qcow2Image> {
   if (!flags.noIo) {
     await meta.load()
   }
-  await checkBitmaps(file, header)
+  const bitmaps = new PersistentBitmaps(meta, node)
+  await bitmaps.load(write, !flags.noIo)
   if (write && clearAutoclear(header)) {
     try {
       await meta.writeHeader()
@@ -63,7 +64,7 @@ export async function open(context: OpenContext): Promise<Qcow2Image> {
       throw errnoError(codeOf(error), 'Could not update qcow2 header', { cause: error })
     }
   }
-  return new Qcow2Image(meta, context.file, settings)
+  return new Qcow2Image(meta, context.file, settings, bitmaps)
 }
 
 /** The bytes that {@link parseHeader} wants. */
