@@ -139,7 +139,7 @@ export interface DriverState {
   readonly debug?: DebugHooks
   readonly bitmapStore?: BitmapStore
   readonly medium?: MediumHooks
-  readonly key?: KeyHooks
+  readonly key?: KeyHooks | undefined
   probeBlockSizes?(): { logical: number; physical: number } | undefined
   probeGeometry?(): { cylinders: number; heads: number; sectors: number } | undefined
   /** In-kernel copy between two protocol nodes; undefined result: not possible here. */
