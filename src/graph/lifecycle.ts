@@ -111,6 +111,7 @@ export async function closeNode(node: BlockNode): Promise<void> {
     node.map = undefined
     node.direct = undefined
     node.flushPath = undefined
+    node.debug = undefined
   }
   const backing = node.children.filter((child) => child.name === 'backing')
   const others = node.children.filter((child) => child.name !== 'backing')

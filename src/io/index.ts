@@ -4,6 +4,7 @@
  */
 export { BlockStatus, ChainStatus, chainStatus } from './block-status.js'
 export * from './data-path.js'
+export * from './debug-events.js'
 export * from './flags.js'
 export type { FlushPath } from './flush.js'
 export { isZero } from './is-zero.js'

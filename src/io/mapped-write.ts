@@ -1,6 +1,7 @@
 import { codeOf } from '../errors/index.js'
 import type { Wait } from '../sched/index.js'
 import { type ExtentSink, type MapPath, WritePlan } from './data-path.js'
+import { afterEvent } from './debug-events.js'
 import { ReqFlags } from './flags.js'
 import type { IoNode } from './node.js'
 
@@ -135,13 +136,13 @@ export class WriteRuns {
   #move(plan: WritePlan, offset: number, buffer: Uint8Array, bufferOffset: number, flags: number): Wait {
     const dataFlags = flags & ReqFlags.fua
     if (!plan.allocates) {
-      return plan.target.write(plan.targetOffset, plan.bytes, buffer, bufferOffset, dataFlags)
+      return this.#put(plan.target, plan.targetOffset, plan.bytes, buffer, bufferOffset, dataFlags)
     }
     let wait: Wait
     try {
       wait =
         plan.headBytes === 0 && plan.tailBytes === 0
-          ? plan.target.write(plan.targetOffset, plan.bytes, buffer, bufferOffset, dataFlags)
+          ? this.#put(plan.target, plan.targetOffset, plan.bytes, buffer, bufferOffset, dataFlags)
           : this.#copyOnWrite(plan, offset, buffer, bufferOffset)
     } catch (error) {
       const aborted = this.#abort(plan)
@@ -154,6 +155,36 @@ export class WriteRuns {
       return this.#commitAfter(plan, wait)
     }
     return this.#commit(plan)
+  }
+
+  /** Writes guest data to where it goes. */
+  #put(
+    target: IoNode,
+    offset: number,
+    bytes: number,
+    buffer: Uint8Array,
+    bufferOffset: number,
+    flags: number,
+  ): Wait {
+    const debug = this.#owner.childDebug
+    if (debug === undefined) {
+      return target.write(offset, bytes, buffer, bufferOffset, flags)
+    }
+    return afterEvent(debug, 'write_aio', () => target.write(offset, bytes, buffer, bufferOffset, flags))
+  }
+
+  /** As {@link #put}, with copied data around it. */
+  #putCopied(target: IoNode, offset: number, bytes: number, buffer: Uint8Array): Wait {
+    const debug = this.#owner.childDebug
+    return afterEvent(debug, 'write_aio', () =>
+      afterEvent(debug, 'cow_write', () => target.write(offset, bytes, buffer, 0, 0)),
+    )
+  }
+
+  #readCopy(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): Wait {
+    return afterEvent(this.#owner.childDebug, 'cow_read', () =>
+      this.#owner.read(offset, bytes, buffer, bufferOffset, 0),
+    )
   }
 
   #commit(plan: WritePlan): Wait {
@@ -216,7 +247,6 @@ export class WriteRuns {
 
   /** Writes head, data and tail of a new allocation in one request. */
   #copyOnWrite(plan: WritePlan, offset: number, buffer: Uint8Array, bufferOffset: number): Wait {
-    const owner = this.#owner
     const start = offset - plan.headBytes
     const dataEnd = offset + plan.bytes
     const whole = plan.headBytes + plan.bytes + plan.tailBytes
@@ -226,7 +256,7 @@ export class WriteRuns {
     const tailZero = this.#isZero(dataEnd, plan.tailBytes)
     if (headZero && tailZero) {
       if (plan.targetIsZero) {
-        return target.write(plan.targetOffset, plan.bytes, buffer, bufferOffset, 0)
+        return this.#put(target, plan.targetOffset, plan.bytes, buffer, bufferOffset, 0)
       }
       if (whole - plan.bytes >= 16384) {
         return this.#zeroThenWrite(plan, targetStart, whole, buffer, bufferOffset)
@@ -237,19 +267,19 @@ export class WriteRuns {
     let wait: Wait
     if (!headZero) {
       plan.copied = true
-      wait = owner.read(start, plan.headBytes, bounce, 0, 0)
+      wait = this.#readCopy(start, plan.headBytes, bounce, 0)
     }
     if (!tailZero) {
       plan.copied = true
-      const tail = owner.read(dataEnd, plan.tailBytes, bounce, plan.headBytes + plan.bytes, 0)
+      const tail = this.#readCopy(dataEnd, plan.tailBytes, bounce, plan.headBytes + plan.bytes)
       if (tail !== undefined || wait !== undefined) {
-        return writeAfter([wait, tail], target, targetStart, whole, bounce)
+        return this.#writeAfter([wait, tail], target, targetStart, whole, bounce)
       }
     }
     if (wait !== undefined) {
-      return writeAfter([wait], target, targetStart, whole, bounce)
+      return this.#writeAfter([wait], target, targetStart, whole, bounce)
     }
-    return target.write(targetStart, whole, bounce, 0, 0)
+    return this.#putCopied(target, targetStart, whole, bounce)
   }
 
   async #zeroThenWrite(
@@ -261,7 +291,9 @@ export class WriteRuns {
   ): Promise<void> {
     const target = plan.target
     try {
-      const zeroed = target.writeZeroes(targetStart, whole, ReqFlags.noFallback)
+      const zeroed = afterEvent(this.#owner.childDebug, 'cluster_alloc_space', () =>
+        target.writeZeroes(targetStart, whole, ReqFlags.noFallback),
+      )
       if (zeroed !== undefined) {
         await zeroed
       }
@@ -272,13 +304,31 @@ export class WriteRuns {
       }
       const bounce = new Uint8Array(whole)
       bounce.set(buffer.subarray(bufferOffset, bufferOffset + plan.bytes), plan.headBytes)
-      const written = target.write(targetStart, whole, bounce, 0, 0)
+      const written = this.#putCopied(target, targetStart, whole, bounce)
       if (written !== undefined) {
         await written
       }
       return
     }
-    const written = target.write(plan.targetOffset, plan.bytes, buffer, bufferOffset, 0)
+    const written = this.#put(target, plan.targetOffset, plan.bytes, buffer, bufferOffset, 0)
+    if (written !== undefined) {
+      await written
+    }
+  }
+
+  async #writeAfter(
+    reads: Wait[],
+    target: IoNode,
+    offset: number,
+    bytes: number,
+    buffer: Uint8Array,
+  ): Promise<void> {
+    for (const result of await Promise.allSettled(reads)) {
+      if (result.status === 'rejected') {
+        throw result.reason
+      }
+    }
+    const written = this.#putCopied(target, offset, bytes, buffer)
     if (written !== undefined) {
       await written
     }
@@ -302,24 +352,6 @@ export class WriteRuns {
       return false
     }
     return probe.allZero
-  }
-}
-
-async function writeAfter(
-  reads: Wait[],
-  target: IoNode,
-  offset: number,
-  bytes: number,
-  buffer: Uint8Array,
-): Promise<void> {
-  for (const result of await Promise.allSettled(reads)) {
-    if (result.status === 'rejected') {
-      throw result.reason
-    }
-  }
-  const written = target.write(offset, bytes, buffer, 0, 0)
-  if (written !== undefined) {
-    await written
   }
 }
 
