@@ -47,7 +47,7 @@ async function run(node: IoNode, offset: number, bytes: number): Promise<void> {
       }
       at += out.bytes === 0 ? chunk : out.bytes
     }
-    node.written(offset, bytes)
+    node.changed(offset, bytes)
   } finally {
     node.requests.end(request)
   }

@@ -109,6 +109,7 @@ export async function writeGeneral(
   }
   const request = node.requests.begin('write', offset, bytes)
   try {
+    node.checkThreshold(offset, bytes)
     await writeTracked(node, request, offset, bytes, buffer, bufferOffset, flags)
   } finally {
     node.requests.end(request)

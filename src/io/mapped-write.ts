@@ -2,6 +2,7 @@ import { codeOf } from '../errors/index.js'
 import type { Wait } from '../sched/index.js'
 import { type ExtentSink, type MapPath, WritePlan } from './data-path.js'
 import { afterEvent } from './debug-events.js'
+import { writeEncoded } from './encoded.js'
 import { ReqFlags } from './flags.js'
 import type { IoNode } from './node.js'
 
@@ -136,13 +137,13 @@ export class WriteRuns {
   #move(plan: WritePlan, offset: number, buffer: Uint8Array, bufferOffset: number, flags: number): Wait {
     const dataFlags = flags & ReqFlags.fua
     if (!plan.allocates) {
-      return this.#put(plan.target, plan.targetOffset, plan.bytes, buffer, bufferOffset, dataFlags)
+      return this.#store(plan, offset, buffer, bufferOffset, dataFlags)
     }
     let wait: Wait
     try {
       wait =
         plan.headBytes === 0 && plan.tailBytes === 0
-          ? this.#put(plan.target, plan.targetOffset, plan.bytes, buffer, bufferOffset, dataFlags)
+          ? this.#store(plan, offset, buffer, bufferOffset, dataFlags)
           : this.#copyOnWrite(plan, offset, buffer, bufferOffset)
     } catch (error) {
       const aborted = this.#abort(plan)
@@ -157,27 +158,34 @@ export class WriteRuns {
     return this.#commit(plan)
   }
 
-  /** Writes guest data to where it goes. */
-  #put(
-    target: IoNode,
-    offset: number,
-    bytes: number,
-    buffer: Uint8Array,
-    bufferOffset: number,
-    flags: number,
-  ): Wait {
+  /** Writes the plan's data, in the form in which it is stored. */
+  #store(plan: WritePlan, offset: number, buffer: Uint8Array, bufferOffset: number, flags: number): Wait {
     const debug = this.#owner.childDebug
     if (debug === undefined) {
-      return target.write(offset, bytes, buffer, bufferOffset, flags)
+      return this.#storeNow(plan, offset, buffer, bufferOffset, flags)
     }
-    return afterEvent(debug, 'write_aio', () => target.write(offset, bytes, buffer, bufferOffset, flags))
+    return afterEvent(debug, 'write_aio', () => this.#storeNow(plan, offset, buffer, bufferOffset, flags))
   }
 
-  /** As {@link #put}, with copied data around it. */
-  #putCopied(target: IoNode, offset: number, bytes: number, buffer: Uint8Array): Wait {
+  #storeNow(plan: WritePlan, offset: number, buffer: Uint8Array, bufferOffset: number, flags: number): Wait {
+    const map = this.#owner.map
+    return map?.encode === undefined
+      ? plan.target.write(plan.targetOffset, plan.bytes, buffer, bufferOffset, flags)
+      : writeEncoded(map, offset, plan.bytes, plan.target, plan.targetOffset, buffer, bufferOffset, flags)
+  }
+
+  /** Writes the plan's data as it is. */
+  #storePlain(plan: WritePlan, buffer: Uint8Array, bufferOffset: number): Wait {
+    return afterEvent(this.#owner.childDebug, 'write_aio', () =>
+      plan.target.write(plan.targetOffset, plan.bytes, buffer, bufferOffset, 0),
+    )
+  }
+
+  /** Writes data with what was copied around it. */
+  #storeCopied(target: IoNode, offset: number, buffer: Uint8Array): Wait {
     const debug = this.#owner.childDebug
     return afterEvent(debug, 'write_aio', () =>
-      afterEvent(debug, 'cow_write', () => target.write(offset, bytes, buffer, 0, 0)),
+      afterEvent(debug, 'cow_write', () => target.write(offset, buffer.length, buffer, 0, 0)),
     )
   }
 
@@ -247,6 +255,7 @@ export class WriteRuns {
 
   /** Writes head, data and tail of a new allocation in one request. */
   #copyOnWrite(plan: WritePlan, offset: number, buffer: Uint8Array, bufferOffset: number): Wait {
+    const owner = this.#owner
     const start = offset - plan.headBytes
     const dataEnd = offset + plan.bytes
     const whole = plan.headBytes + plan.bytes + plan.tailBytes
@@ -254,9 +263,17 @@ export class WriteRuns {
     const targetStart = plan.targetOffset - plan.headBytes
     const headZero = this.#isZero(start, plan.headBytes)
     const tailZero = this.#isZero(dataEnd, plan.tailBytes)
-    if (headZero && tailZero) {
+    const map = owner.map
+    const encode =
+      map?.encode === undefined
+        ? undefined
+        : (whole: Uint8Array) => {
+            map.encode?.(start, targetStart, whole.length, whole, 0)
+          }
+    // Zeroes on the disk are no zeroes once they are decoded.
+    if (headZero && tailZero && encode === undefined) {
       if (plan.targetIsZero) {
-        return this.#put(target, plan.targetOffset, plan.bytes, buffer, bufferOffset, 0)
+        return this.#storePlain(plan, buffer, bufferOffset)
       }
       if (whole - plan.bytes >= 16384) {
         return this.#zeroThenWrite(plan, targetStart, whole, buffer, bufferOffset)
@@ -273,13 +290,14 @@ export class WriteRuns {
       plan.copied = true
       const tail = this.#readCopy(dataEnd, plan.tailBytes, bounce, plan.headBytes + plan.bytes)
       if (tail !== undefined || wait !== undefined) {
-        return this.#writeAfter([wait, tail], target, targetStart, whole, bounce)
+        return this.#writeAfter([wait, tail], target, targetStart, bounce, encode)
       }
     }
     if (wait !== undefined) {
-      return this.#writeAfter([wait], target, targetStart, whole, bounce)
+      return this.#writeAfter([wait], target, targetStart, bounce, encode)
     }
-    return this.#putCopied(target, targetStart, whole, bounce)
+    encode?.(bounce)
+    return this.#storeCopied(target, targetStart, bounce)
   }
 
   async #zeroThenWrite(
@@ -304,13 +322,13 @@ export class WriteRuns {
       }
       const bounce = new Uint8Array(whole)
       bounce.set(buffer.subarray(bufferOffset, bufferOffset + plan.bytes), plan.headBytes)
-      const written = this.#putCopied(target, targetStart, whole, bounce)
+      const written = this.#storeCopied(target, targetStart, bounce)
       if (written !== undefined) {
         await written
       }
       return
     }
-    const written = this.#put(target, plan.targetOffset, plan.bytes, buffer, bufferOffset, 0)
+    const written = this.#storePlain(plan, buffer, bufferOffset)
     if (written !== undefined) {
       await written
     }
@@ -320,15 +338,16 @@ export class WriteRuns {
     reads: Wait[],
     target: IoNode,
     offset: number,
-    bytes: number,
     buffer: Uint8Array,
+    encode: ((buffer: Uint8Array) => void) | undefined,
   ): Promise<void> {
     for (const result of await Promise.allSettled(reads)) {
       if (result.status === 'rejected') {
         throw result.reason
       }
     }
-    const written = this.#putCopied(target, offset, bytes, buffer)
+    encode?.(buffer)
+    const written = this.#storeCopied(target, offset, buffer)
     if (written !== undefined) {
       await written
     }

@@ -44,6 +44,7 @@ async function tracked(node: IoNode, offset: number, bytes: number, flags: numbe
     if (conflict !== undefined) {
       await conflict
     }
+    node.checkThreshold(offset, bytes)
     await run(node, offset, bytes, flags)
     node.written(offset, bytes)
   } finally {
