@@ -20,9 +20,15 @@ class ReadRun implements ExtentSink {
   data(bytes: number, node: IoNode, offset: number, flags: number): boolean {
     if ((flags & ExtentFlags.encoded) !== 0) {
       const map = this.#owner.map as MapPath
+      const { offset: at, buffer, bufferOffset } = this
+      const debug = this.#owner.childDebug
       return this.#add(
         bytes,
-        readDecoded(map, this.offset, bytes, node, offset, this.buffer, this.bufferOffset),
+        debug === undefined
+          ? readDecoded(map, at, bytes, node, offset, buffer, bufferOffset)
+          : afterEvent(debug, 'read_aio', () =>
+              readDecoded(map, at, bytes, node, offset, buffer, bufferOffset),
+            ),
       )
     }
     const wait =
