@@ -52,7 +52,8 @@ export async function open(context: OpenContext): Promise<Qcow2Image> {
   if (write) {
     meta.overlap = new OverlapCheck(meta, settings.protectedStructures)
   }
-  if (!flags.noIo) {
+  // Those who debug want to see the tables read, as in QEMU.
+  if (!flags.noIo || file.debug !== undefined) {
     await meta.load()
   }
   const bitmaps = new PersistentBitmaps(meta, node)
