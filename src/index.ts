@@ -16,6 +16,7 @@ import { createNodeHost } from './platform/node/index.js'
 export { allDrivers } from './all-drivers.js'
 export { BlockError, type ErrnoName, type ErrorPlace, isBlockError } from './errors/index.js'
 export {
+  AioContext,
   allowImplicitFiles,
   Backend,
   type BlockDriver,
@@ -23,6 +24,9 @@ export {
   type BlockLayerOptions,
   BlockNode,
   createBlockLayer,
+  createIoThread,
+  type DeviceModel,
+  type DeviceOps,
   type DriverModule,
   type DriverState,
   denyImplicitFiles,
@@ -32,16 +36,20 @@ export {
   Perm,
   Role,
 } from './graph/index.js'
-export type { Host } from './host/index.js'
+export type { Host, HostThread, HostThreads } from './host/index.js'
 export type {
   CheckImageResult,
+  CommitImageOptions,
+  CommitResult,
   CompareResult,
   ConvertResult,
   CreateImageResult,
   ImageInfo,
   ImageSpec,
   MapExtent,
+  RebaseImageOptions,
 } from './image/index.js'
+export { type AccountingOptions, IoAccounting } from './io/index.js'
 export * from './library/index.js'
 export { createReadStream, createWriteStream } from './node-streams.js'
 export { createNodeHost, type NodeHostOptions } from './platform/node/index.js'
@@ -76,6 +84,8 @@ export const openImage: Library<CreateSchemas>['openImage'] = library.openImage
 export const createImage: Library<CreateSchemas>['createImage'] = library.createImage
 export const convertImage: Library<CreateSchemas>['convertImage'] = library.convertImage
 export const compareImages: Library<CreateSchemas>['compareImages'] = library.compareImages
+export const commitImage: Library<CreateSchemas>['commitImage'] = library.commitImage
+export const rebaseImage: Library<CreateSchemas>['rebaseImage'] = library.rebaseImage
 export const checkImage: Library<CreateSchemas>['checkImage'] = library.checkImage
 export const imageInfo: Library<CreateSchemas>['imageInfo'] = library.imageInfo
 export const mapImage: Library<CreateSchemas>['mapImage'] = library.mapImage

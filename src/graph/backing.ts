@@ -1,5 +1,6 @@
 import { blockError, prefixed } from '../errors/index.js'
 import type { OptionDict } from '../options/index.js'
+import { joinAioContexts } from './aio-change.js'
 import { localPath } from './create.js'
 import { drain } from './drain.js'
 import { swapBacking } from './edge-change.js'
@@ -135,6 +136,9 @@ export async function openBackingFile(node: BlockNode, options: OptionDict): Pro
 export async function setBacking(node: BlockNode, backing: BlockNode | undefined): Promise<void> {
   if (node.child('backing')?.node === backing) {
     return
+  }
+  if (backing !== undefined) {
+    await joinAioContexts(node, backing)
   }
   const section = await drain([node])
   try {

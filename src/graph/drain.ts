@@ -48,6 +48,12 @@ export async function drain(nodes: readonly BlockNode[]): Promise<DrainedSection
     },
   }
   try {
+    for (const user of users) {
+      const wait = user.quiesced?.()
+      if (wait !== undefined) {
+        await wait
+      }
+    }
     // From the top down: a request above may still start one below.
     for (const node of [...above].reverse()) {
       await idle(node)

@@ -2,6 +2,7 @@ import type { Host } from '../host/index.js'
 import type { BlockLimits, DirectPath, FlushPath, IoNode, MapPath } from '../io/index.js'
 import type { OptionDict, OptionSchema, OptionTree } from '../options/index.js'
 import type { Maybe, Wait } from '../sched/index.js'
+import type { AioContext } from './aio-context.js'
 import type { BlockChild } from './child.js'
 import type {
   AmendContext,
@@ -141,6 +142,9 @@ export interface DriverState {
   probeGeometry?(): { cylinders: number; heads: number; sectors: number } | undefined
   /** In-kernel copy between two protocol nodes; undefined result: not possible here. */
   copyRangeTo?(offset: number, target: IoNode, targetOffset: number, bytes: number): Maybe<number | undefined>
+  /** The node's I/O leaves its context, or enters this one; nothing is in flight. Neither may fail. */
+  detachAioContext?(): void
+  attachAioContext?(context: AioContext): void
   /** The image is about to be handed to another process: write everything back. */
   inactivate?(): Wait
   /** Another process may have changed the image: forget what is cached. */
@@ -182,6 +186,14 @@ export interface CheckResult {
   compressedClusters: number
   /** Lines for the user, in order, such as `Leaked cluster 5 refcount=1 reference=0`. */
   messages: string[]
+  /** Indices of those {@link messages} that a tool prints after its own name. */
+  reports?: number[]
+}
+
+/** A check that could not be finished, as the `cause` of its error. */
+export interface CheckFailure {
+  /** What it found until then. */
+  readonly partial: CheckResult
 }
 
 export interface DriverInfo {

@@ -1,4 +1,5 @@
 import { blockError } from '../errors/index.js'
+import { joinAioContexts } from './aio-change.js'
 import { setBacking } from './backing.js'
 import { drain } from './drain.js'
 import { type EdgeChange, repointEdge } from './edge-change.js'
@@ -18,6 +19,7 @@ export async function replaceNode(from: BlockNode, to: BlockNode): Promise<void>
   if (from === to) {
     return
   }
+  await joinAioContexts(from, to)
   const section = await drain([from, to])
   try {
     await replaceDrained(from, to)

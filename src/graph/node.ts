@@ -1,6 +1,7 @@
 import type { Host } from '../host/index.js'
 import { IoNode } from '../io/index.js'
 import type { OptionDict } from '../options/index.js'
+import type { AioContext, AioNotifier } from './aio-context.js'
 import type { BlockChild, EdgeParent } from './child.js'
 import { DirtyBitmaps } from './dirty-bitmaps.js'
 import type { BlockDriver, DriverState } from './driver.js'
@@ -47,14 +48,31 @@ export class BlockNode extends IoNode implements EdgeParent {
   readonly dirtyBitmaps = new DirtyBitmaps(this)
   /** Blocks operations on the backing node while it is one. */
   readonly backingBlocker = { message: '' }
+  /** Where the node's I/O takes place; see changeAioContext. */
+  aioContext: AioContext
+  /** @internal Newest first. */
+  readonly aioNotifiers: AioNotifier[] = []
   readonly closeListeners = new Set<() => void>()
   references = 1
 
   constructor(layer: BlockLayer, options: OptionDict, explicitOptions: OptionDict) {
     super()
     this.layer = layer
+    this.aioContext = layer.mainContext
     this.options = options
     this.explicitOptions = explicitOptions
+    this.onGrow = () => {
+      for (const edge of [...this.parents]) {
+        edge.parent.resized?.()
+      }
+    }
+    this.onThreshold = (exceeded, threshold) => {
+      layer.events.emit('BLOCK_WRITE_THRESHOLD', {
+        'node-name': this.name,
+        'amount-exceeded': exceeded,
+        'write-threshold': threshold,
+      })
+    }
   }
 
   get nodeName(): string {

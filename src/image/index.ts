@@ -2,6 +2,14 @@
 export * from './bench.js'
 export * from './bitmap.js'
 export * from './check.js'
+export {
+  type CommitImageOptions,
+  type CommitNodeOptions,
+  type CommitResult,
+  commitAll,
+  commitImage,
+  commitNode,
+} from './commit.js'
 export * from './compare.js'
 export { type ConvertOptions, type ConvertResult, convertImage } from './convert.js'
 export { type CreateImageOptions, type CreateImageResult, createImage } from './create.js'
@@ -18,6 +26,7 @@ export { type LongRun, throwIfAborted } from './long-run.js'
 export * from './map.js'
 export * from './measure.js'
 export { type ImageSpec, imageLabel, type OpenImageFlags, openImage } from './open.js'
+export { type RebaseImageOptions, rebaseImage } from './rebase.js'
 export * from './resize.js'
 export * from './snapshot.js'
 export * from './stream-in.js'

@@ -38,7 +38,7 @@ async function run(node: IoNode, offset: number, bytes: number): Promise<void> {
       node.notWritten(offset, bytes)
       throw error
     }
-    node.written(offset, bytes)
+    node.changed(offset, bytes)
   } finally {
     node.requests.end(request)
   }

@@ -109,6 +109,7 @@ export async function writeGeneral(
   }
   const request = node.requests.begin('write', offset, bytes)
   try {
+    node.checkThreshold(offset, bytes)
     const held = node.dirtyTracker?.beforeWrite()
     if (held !== undefined) {
       await held

@@ -1,5 +1,6 @@
 import { ioError } from '../errors/index.js'
 import { RangeLock, type Wait } from '../sched/index.js'
+import type { IoAccounting } from './accounting.js'
 import { type BlockStatus, nodeStatus } from './block-status.js'
 import type { DirectPath, MapPath } from './data-path.js'
 import type { DirtyTracker } from './dirty-tracker.js'
@@ -67,6 +68,14 @@ export abstract class IoNode {
   dirtyTracker: DirtyTracker | undefined = undefined
   /** Called after each successful write, zero or discard, with the guest range. */
   writeObservers: ((offset: number, bytes: number) => void)[] | undefined = undefined
+  /** Counts the node's requests, if anyone asked for that. */
+  accounting: IoAccounting | undefined = undefined
+  /** End of the furthest write so far, bytes. */
+  highestWrite = 0
+  /** The next write that ends behind this offset (bytes) is told to {@link onThreshold}. */
+  writeThreshold = Number.POSITIVE_INFINITY
+  /** Called before a write goes past the threshold, which is lifted then. Bytes. */
+  onThreshold: ((exceeded: number, threshold: number) => void) | undefined = undefined
   /** Called when a write grew the node. */
   onGrow: (() => void) | undefined = undefined
 
@@ -75,6 +84,12 @@ export abstract class IoNode {
 
   /** Fills `buffer[bufferOffset, +bytes)`. What lies past the end of the node reads as zeroes. */
   read(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number, flags: number): Wait {
+    return this.accounting === undefined
+      ? this.#read(offset, bytes, buffer, bufferOffset, flags)
+      : this.accounting.run('read', bytes, () => this.#read(offset, bytes, buffer, bufferOffset, flags))
+  }
+
+  #read(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number, flags: number): Wait {
     const limits = this.limits
     if (
       this.requests.mustCheck ||
@@ -93,6 +108,12 @@ export abstract class IoNode {
 
   /** Writes `buffer[bufferOffset, +bytes)`. Durable after the next {@link flush}, or at once with `fua`. */
   write(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number, flags: number): Wait {
+    return this.accounting === undefined
+      ? this.#write(offset, bytes, buffer, bufferOffset, flags)
+      : this.accounting.run('write', bytes, () => this.#write(offset, bytes, buffer, bufferOffset, flags))
+  }
+
+  #write(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number, flags: number): Wait {
     const limits = this.limits
     if (
       this.readOnly ||
@@ -101,6 +122,7 @@ export abstract class IoNode {
       this.detectZeroes !== 'off' ||
       flags !== 0 ||
       offset + bytes > this.length ||
+      offset + bytes > this.writeThreshold ||
       (limits.requestAlignment !== 1 &&
         (offset % limits.requestAlignment !== 0 || bytes % limits.requestAlignment !== 0)) ||
       (limits.maxTransfer !== 0 && bytes > limits.maxTransfer)
@@ -120,17 +142,24 @@ export abstract class IoNode {
    * write zero data (ENOTSUP instead).
    */
   writeZeroes(offset: number, bytes: number, flags: number): Wait {
-    return writeZeroesRange(this, offset, bytes, flags | ReqFlags.zeroWrite)
+    const all = flags | ReqFlags.zeroWrite
+    return this.accounting === undefined
+      ? writeZeroesRange(this, offset, bytes, all)
+      : this.accounting.run('write', bytes, () => writeZeroesRange(this, offset, bytes, all))
   }
 
   /** Tells that the contents of the range are no longer needed. Advisory: it may do nothing. */
   discard(offset: number, bytes: number): Wait {
-    return discardRange(this, offset, bytes)
+    return this.accounting === undefined
+      ? discardRange(this, offset, bytes)
+      : this.accounting.run('unmap', bytes, () => discardRange(this, offset, bytes))
   }
 
   /** Everything completed before is durable afterwards. */
   flush(): Wait {
-    return this.flushState.flush()
+    return this.accounting === undefined
+      ? this.flushState.flush()
+      : this.accounting.run('flush', 0, () => this.flushState.flush())
   }
 
   /**
@@ -219,8 +248,25 @@ export abstract class IoNode {
     return wait === undefined ? undefined : this.requests.track(wait, kind, offset, bytes)
   }
 
-  /** @internal Bookkeeping after a successful write, zero or discard. */
+  /** @internal To be called before a write: tells once that it goes past the threshold. */
+  checkThreshold(offset: number, bytes: number): void {
+    const threshold = this.writeThreshold
+    if (offset + bytes > threshold) {
+      this.writeThreshold = Number.POSITIVE_INFINITY
+      this.onThreshold?.(offset + bytes - threshold, threshold)
+    }
+  }
+
+  /** @internal Bookkeeping after a successful write or zero request. */
   written(offset: number, bytes: number): void {
+    if (offset + bytes > this.highestWrite) {
+      this.highestWrite = offset + bytes
+    }
+    this.changed(offset, bytes)
+  }
+
+  /** @internal Bookkeeping after contents changed: a write, zero or discard. */
+  changed(offset: number, bytes: number): void {
     this.flushState.writeGeneration++
     const end = offset + bytes
     if (end > this.length) {

@@ -48,6 +48,7 @@ async function tracked(node: IoNode, offset: number, bytes: number, flags: numbe
     if (conflict !== undefined) {
       await conflict
     }
+    node.checkThreshold(offset, bytes)
     try {
       await run(node, offset, bytes, flags)
     } catch (error) {

@@ -1,4 +1,5 @@
 import type { Host } from '../../host/index.js'
+import { nodeCiphers } from './ciphers.js'
 import { NodeCodecs } from './codecs.js'
 import type { IoPolicy } from './file.js'
 import { NodeFiles } from './files.js'
@@ -13,6 +14,8 @@ export interface NodeHostOptions {
   readonly io?: IoPolicy
   /** Receives warnings for the user; default: standard error. */
   readonly warn?: (line: string) => void
+  /** What I/O threads run, for programs that bundle this package: its file `dist/io-thread.js`. */
+  readonly threadScript?: URL
 }
 
 /** The platform of Node.js: the local file system, zlib and zstd. */
@@ -20,6 +23,14 @@ export function createNodeHost(options: NodeHostOptions = {}): Host {
   return {
     files: new NodeFiles(options.io ?? 'auto'),
     codecs: new NodeCodecs(),
+    ciphers: nodeCiphers,
+    threads: {
+      // Few programs start a thread.
+      start: async (name) => {
+        const { NodeThreads } = await import('./worker/thread.js')
+        return await new NodeThreads(options.threadScript).start(name)
+      },
+    },
     pathStyle: process.platform === 'win32' ? 'win32' : 'posix',
     randomBytes,
     sameBytes: (a, aOffset, b, bOffset, bytes) =>

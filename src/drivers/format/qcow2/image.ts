@@ -9,7 +9,6 @@ import {
   type ReopenContext,
   type ReopenPlan,
   type SnapshotInfo,
-  type SnapshotOperations,
   type SpecificInfo,
   type TruncateOptions,
   type VmStateArea,
@@ -30,10 +29,12 @@ import { checkImage } from './check.js'
 import { ClusterWriter } from './cluster.js'
 import { CompressedClusters } from './compressed.js'
 import { Incompatible, maxBackingFileBytes } from './constants.js'
+import { makeEmpty } from './empty.js'
 import { L2Tables } from './l2-tables.js'
 import { Mapping } from './mapping.js'
 import type { Qcow2Metadata } from './metadata.js'
 import { prepareReopen } from './reopen.js'
+import { ImageRepair } from './repair.js'
 import { Resize } from './resize.js'
 import type { RuntimeSettings } from './settings.js'
 import { Qcow2Snapshots } from './snapshot-operations.js'
@@ -121,8 +122,10 @@ export class Qcow2Image implements DriverState {
   readonly bitmapStore: PersistentBitmaps
   readonly #meta: Qcow2Metadata
   readonly #resize: Resize
+  readonly #zeroDiscard: ZeroDiscard
+  readonly #compressed: CompressedClusters
   #settings: RuntimeSettings
-  readonly snapshotOperations: SnapshotOperations
+  readonly snapshotOperations: Qcow2Snapshots
   readonly vmState: VmStateArea
 
   constructor(meta: Qcow2Metadata, file: BlockChild, settings: RuntimeSettings, bitmaps: PersistentBitmaps) {
@@ -137,6 +140,8 @@ export class Qcow2Image implements DriverState {
     const zeroDiscard = new ZeroDiscard(meta, tables, writer)
     const compressed = new CompressedClusters(meta, tables)
     writer.onCompressedFreed = () => compressed.invalidate()
+    this.#zeroDiscard = zeroDiscard
+    this.#compressed = compressed
     this.map = new ImagePath(new Mapping(meta), writer, zeroDiscard, compressed)
     this.flushPath = { flushToOs: () => meta.flushToOs() }
     this.#resize = new Resize(meta, tables, writer, zeroDiscard, bitmaps, () => {
@@ -191,10 +196,18 @@ export class Qcow2Image implements DriverState {
   }
 
   async check(fix: CheckFix, signal?: AbortSignal): Promise<CheckResult> {
-    return await this.#meta.locked(async () => {
+    const meta = this.#meta
+    return await meta.locked(async () => {
       // The check reads the file, not the caches.
-      await this.#meta.writeCaches()
-      return await checkImage(this, fix, signal)
+      await meta.writeCaches()
+      if (!fix.leaks && !fix.errors) {
+        return await checkImage(this, fix, signal)
+      }
+      if (!meta.loaded) {
+        await meta.load()
+      }
+      const repair = new ImageRepair(meta, this.snapshotOperations, () => this.#compressed.invalidate())
+      return await checkImage(this, fix, signal, repair)
     })
   }
 
@@ -216,6 +229,11 @@ export class Qcow2Image implements DriverState {
         throw error
       }
     })
+  }
+
+  async makeEmpty(): Promise<void> {
+    this.#compressed.invalidate()
+    await makeEmpty(this.#meta, this.#zeroDiscard)
   }
 
   async prepareReopen(context: ReopenContext): Promise<ReopenPlan> {
