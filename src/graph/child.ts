@@ -21,6 +21,8 @@ export interface EdgeParent {
   checkAioContext?(context: AioContext): void
   /** It has moved there. */
   aioContextChanged?(context: AioContext): void
+  /** Its edges do not follow when another node takes the place of theirs (jobs). */
+  readonly stayAtNode?: boolean
   /** The node, if the parent is one. */
   readonly parentNode?: BlockNode
 }

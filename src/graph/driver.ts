@@ -134,6 +134,8 @@ export interface DriverState {
   makeEmpty?(): Wait
   /** Checks a change of options and prepares it; nothing changes until the plan is committed. Throws to refuse. */
   prepareReopen?(context: ReopenContext): Maybe<ReopenPlan>
+  /** Whether replacing `node`, at or below this one, by one with the same contents as this one changes nothing for those above. */
+  canReplace?(node: BlockNode): boolean
   readonly debug?: DebugHooks
   readonly bitmapStore?: BitmapStore
   readonly medium?: MediumHooks

@@ -27,6 +27,9 @@ export function attachEdge(child: BlockChild): void {
   }
   child.node.parents.push(child)
   child.node.references++
+  for (const update of child.node.layer.drainedSections) {
+    update()
+  }
 }
 
 /** Takes an edge out of both lists. The caller owns the reference that the edge held. */

@@ -109,11 +109,11 @@ export async function writeGeneral(
   }
   const request = node.requests.begin('write', offset, bytes)
   try {
-    node.checkThreshold(offset, bytes)
     const held = node.dirtyTracker?.beforeWrite()
     if (held !== undefined) {
       await held
     }
+    node.checkThreshold(offset, bytes)
     await writeTracked(node, request, offset, bytes, buffer, bufferOffset, flags)
   } finally {
     node.requests.end(request)
