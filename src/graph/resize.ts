@@ -56,6 +56,7 @@ export async function truncateNode(node: BlockNode, length: number, how: Truncat
 
 /** Bitmaps that must not change do not let the length change either. */
 async function checkBitmaps(node: BlockNode): Promise<void> {
+  node.dirtyBitmaps.assertCanResize()
   try {
     const held = node.dirtyTracker?.beforeWrite()
     if (held !== undefined) {
