@@ -39,12 +39,15 @@ export {
 export type { Host, HostThread, HostThreads } from './host/index.js'
 export type {
   CheckImageResult,
+  CommitImageOptions,
+  CommitResult,
   CompareResult,
   ConvertResult,
   CreateImageResult,
   ImageInfo,
   ImageSpec,
   MapExtent,
+  RebaseImageOptions,
 } from './image/index.js'
 export { type AccountingOptions, IoAccounting } from './io/index.js'
 export * from './library/index.js'
@@ -81,6 +84,8 @@ export const openImage: Library<CreateSchemas>['openImage'] = library.openImage
 export const createImage: Library<CreateSchemas>['createImage'] = library.createImage
 export const convertImage: Library<CreateSchemas>['convertImage'] = library.convertImage
 export const compareImages: Library<CreateSchemas>['compareImages'] = library.compareImages
+export const commitImage: Library<CreateSchemas>['commitImage'] = library.commitImage
+export const rebaseImage: Library<CreateSchemas>['rebaseImage'] = library.rebaseImage
 export const checkImage: Library<CreateSchemas>['checkImage'] = library.checkImage
 export const imageInfo: Library<CreateSchemas>['imageInfo'] = library.imageInfo
 export const mapImage: Library<CreateSchemas>['mapImage'] = library.mapImage

@@ -31,4 +31,5 @@ export { cumulativePermissions, defaultChildPermissions, refreshPermissions } fr
 export { findDeviceDriver, findImageFormat, findProtocol, probeAll, probeBytes } from './probe.js'
 export * from './reopen.js'
 export * from './resize.js'
+export * from './snapshot.js'
 export { isSnapshot } from './temporary-snapshot.js'

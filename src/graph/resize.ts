@@ -46,13 +46,18 @@ export async function truncateNode(node: BlockNode, length: number, how: Truncat
     } else if (filtered !== undefined) {
       await truncateNode(filtered as BlockNode, length, options)
     }
-    refreshLength(node)
-    refreshLimits(node)
+    refreshNodeLength(node)
     node.flushState.writeGeneration++
-    notifyResize(node)
   } finally {
     node.requests.end(request)
   }
+}
+
+/** Takes over the length that the driver has now, and tells those above. */
+export function refreshNodeLength(node: BlockNode): void {
+  refreshLength(node)
+  refreshLimits(node)
+  notifyResize(node)
 }
 
 /** Tells users and filters above that the length of `node` has changed. */

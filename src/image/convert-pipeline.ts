@@ -202,7 +202,10 @@ export class ConvertPipeline {
     if (kind === 'data' && !offload) {
       const wait = this.#sources.read(offset, bytes, lane.buffer)
       if (wait !== undefined) {
-        this.#startLane()
+        // Reading further ahead than the writer needs would only cool the buffers.
+        if (this.#options.outOfOrder || this.#turn === offset) {
+          this.#startLane()
+        }
         await wait
       }
     } else if (kind === 'zero' && this.#options.sparseBytes === 0) {

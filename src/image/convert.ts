@@ -9,6 +9,7 @@ import { type CreateOptionInput, CreateOptions, createTarget } from './create-op
 import { type LongRun, throwIfAborted } from './long-run.js'
 import { cacheModeOf, type ImageSpec, imageLabel, openImage } from './open.js'
 import { sectorBytes } from './sectors.js'
+import { type SnapshotWanted, showSnapshot } from './snapshot.js'
 
 export interface ConvertOptions extends LongRun {
   /** Concatenated in order. */
@@ -35,8 +36,8 @@ export interface ConvertOptions extends LongRun {
   readonly skipCreate?: boolean | undefined
   /** `--target-is-zero`; needs `skipCreate`. */
   readonly targetIsZero?: boolean | undefined
-  /** `-l`: id or name of an internal snapshot of the only source. */
-  readonly snapshot?: string | undefined
+  /** `-l`: an internal snapshot of the only source. */
+  readonly snapshot?: SnapshotWanted | undefined
   /** `-r`: bytes per second written to the target at most. */
   readonly rateLimit?: number | undefined
   /** `--salvage`: unreadable sectors become zeroes, with a warning each. */
@@ -91,7 +92,12 @@ export async function convertSources(
   sources: ConvertSources,
   options: ConvertOptions,
 ): Promise<ConvertResult> {
-  checkSnapshot(sources, options.snapshot)
+  if (options.snapshot !== undefined) {
+    if (typeof options.snapshot === 'string' && sources.count > 1) {
+      refuse('No support for concatenating multiple snapshot')
+    }
+    await showSnapshot(sources.first, options.snapshot)
+  }
   const values = options.skipCreate === true ? undefined : createValues(layer, sources, options)
   const backing = values?.text('backing_file') ?? options.backing?.file
   checkTarget(sources, options, values, backing)
@@ -162,32 +168,6 @@ function checkCombination(options: ConvertOptions): void {
     refuse('Must specify image file name')
   }
   cacheModeOf(options.sourceCache ?? 'writeback', 'source')
-}
-
-function checkSnapshot(sources: ConvertSources, wanted: string | undefined): void {
-  if (wanted === undefined) {
-    return
-  }
-  if (sources.count > 1) {
-    refuse('No support for concatenating multiple snapshot')
-  }
-  const node = sources.first
-  const format = node.driver?.name ?? ''
-  const known = node.state?.snapshots?.()
-  if (known === undefined) {
-    throw blockError(
-      'ENOTSUP',
-      `Failed to load snapshot: Block format '${format}' used by device '' does not support ` +
-        'temporarily loading internal snapshots',
-    )
-  }
-  if (!known.some((snapshot) => snapshot.id === wanted || snapshot.name === wanted)) {
-    throw blockError('ENOENT', "Failed to load snapshot: Can't find snapshot")
-  }
-  throw blockError(
-    'ENOTSUP',
-    `Failed to load snapshot: reading internal snapshots of ${format} images is not supported by this version`,
-  )
 }
 
 /** The create options of the new target. */

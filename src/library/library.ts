@@ -2,6 +2,8 @@ import type { BlockLayer, MeasureResult } from '../graph/index.js'
 import {
   type CheckImageOptions,
   type CheckImageResult,
+  type CommitImageOptions,
+  type CommitResult,
   type CompareOptions,
   type CompareResult,
   type ConvertOptions,
@@ -10,6 +12,7 @@ import {
   type CreateImageResult,
   checkImage,
   collectImageInfo,
+  commitImage,
   compareImages,
   convertImage,
   createImage,
@@ -21,6 +24,8 @@ import {
   mapImage,
   measureImage,
   openImage as openBackend,
+  type RebaseImageOptions,
+  rebaseImage,
 } from '../image/index.js'
 import type { OptionSchema, OptionsOf } from '../options/index.js'
 import { type Image, type ImageName, type OpenImageOptions, openImage } from './image.js'
@@ -69,6 +74,10 @@ export interface Library<S extends FormatSchemas> {
     second: string | ImageSpec,
     options?: CompareOptions,
   ): Promise<CompareResult>
+  /** Writes an image into its backing file and empties it, as `qemu-img commit` does. */
+  commitImage(image: string | ImageSpec, options?: CommitImageOptions): Promise<CommitResult>
+  /** Gives an image another backing file, as `qemu-img rebase` does. */
+  rebaseImage(image: string | ImageSpec, options: RebaseImageOptions): Promise<void>
   /** Checks an image as `qemu-img check` does, and repairs it if `fix` says so. */
   checkImage(image: string | ImageSpec, options?: CheckImageOptions): Promise<CheckImageResult>
   /** Describes an image, and those below it if asked to, as `qemu-img info` does. */
@@ -108,6 +117,8 @@ export function bindLibrary<S extends FormatSchemas>(layerOf: () => BlockLayer, 
         await a.close()
       }
     },
+    commitImage: async (image, options) => await commitImage(layerOf(), image, options),
+    rebaseImage: async (image, options) => await rebaseImage(layerOf(), image, options),
     checkImage: async (image, options = {}) => {
       const backend = await openBackend(layerOf(), image, { check: true, write: options.fix !== undefined })
       try {

@@ -8,6 +8,9 @@ const usages: Readonly<Record<string, string>> = {
   check:
     '[--object objectdef] [--image-opts] [-q] [-f fmt] [--output=ofmt] [-r [leaks | all]] ' +
     '[-T src_cache] [-U] filename',
+  commit:
+    '[--object objectdef] [--image-opts] [-f fmt] [-t cache] [-b base] [-r rate_limit] [-d] ' +
+    '[-p | --progress=json] [-q] filename',
   compare:
     '[--object objectdef] [--image-opts] [-f fmt] [-F fmt] [-T src_cache] [-p | --progress=json] ' +
     '[-q] [-s] [-U] filename1 filename2',
@@ -28,6 +31,9 @@ const usages: Readonly<Record<string, string>> = {
   measure:
     '[--output=ofmt] [-O output_fmt] [-o options] [--size N | [--object objectdef] [--image-opts] ' +
     '[-f fmt] [-l snapshot_param] filename]',
+  rebase:
+    '[--object objectdef] [--image-opts] [-f fmt] [-t cache] [-T src_cache] [-p | --progress=json] [-q] ' +
+    '[-u] [-c] -b backing_file [-F backing_fmt] [-U] filename',
   resize:
     '[--object objectdef] [--image-opts] [-f fmt] [--preallocation=prealloc] [-q] [--shrink] ' +
     'filename [+ | -]size',
@@ -85,11 +91,22 @@ Parameters to check subcommand:
   '-r leaks' repairs clusters that are lost, '-r all' everything, with the risk of a
     wrong guess
 
+Parameters to commit subcommand:
+  '-b' is the image in the backing chain to write into (default: the next one); the
+    image is not emptied then
+  '-d' leaves the image as it is instead of emptying it
+  '-r' is how many bytes are moved in a second
+
 Parameters to convert subcommand:
   '-m' is how many requests are in flight (default 8)
   '-W' writes them in any order
   '-C' has the kernel copy where it can
   '--salvage' reads unreadable sectors as zeroes
+
+Parameters to rebase subcommand:
+  '-b' is the new backing file, '-F' its format; '-b ""' leaves the image without one
+  '-u' changes the name alone, without looking at what the backing files hold
+  '-c' compresses what is copied
 
 Parameters to compare subcommand:
   '-f' and '-F' are the formats of the first and the second image

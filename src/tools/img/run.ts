@@ -7,6 +7,7 @@ import { flag, type ImgCommand, ImgTool, valued } from './tool.js'
 const commands: Readonly<Record<string, () => Promise<ImgCommand>>> = {
   bench: async () => (await import('./commands/bench.js')).bench,
   check: async () => (await import('./commands/check.js')).check,
+  commit: async () => (await import('./commands/commit.js')).commit,
   compare: async () => (await import('./commands/compare.js')).compare,
   convert: async () => (await import('./commands/convert.js')).convert,
   create: async () => (await import('./commands/create.js')).create,
@@ -14,11 +15,13 @@ const commands: Readonly<Record<string, () => Promise<ImgCommand>>> = {
   info: async () => (await import('./commands/info.js')).info,
   map: async () => (await import('./commands/map.js')).map,
   measure: async () => (await import('./commands/measure.js')).measure,
+  rebase: async () => (await import('./commands/rebase.js')).rebase,
   resize: async () => (await import('./commands/resize.js')).resize,
+  snapshot: async () => (await import('./commands/snapshot.js')).snapshot,
 }
 
 /** What `qemu-img` has and this version has not. */
-const missing = new Set(['amend', 'bitmap', 'commit', 'rebase', 'snapshot'])
+const missing = new Set(['amend', 'bitmap'])
 
 /**
  * `qemu-img`: runs a command line and returns the exit code. Nothing is thrown, and nothing stays

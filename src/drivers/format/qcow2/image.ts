@@ -9,8 +9,10 @@ import {
   type ReopenContext,
   type ReopenPlan,
   type SnapshotInfo,
+  type SnapshotOperations,
   type SpecificInfo,
   type TruncateOptions,
+  type VmStateArea,
 } from '../../../graph/index.js'
 import {
   type BlockLimits,
@@ -27,14 +29,16 @@ import { checkImage } from './check.js'
 import { ClusterWriter } from './cluster.js'
 import { CompressedClusters } from './compressed.js'
 import { Incompatible, maxBackingFileBytes } from './constants.js'
+import { makeEmpty } from './empty.js'
 import { L2Tables } from './l2-tables.js'
 import { Mapping } from './mapping.js'
 import type { Qcow2Metadata } from './metadata.js'
 import { prepareReopen } from './reopen.js'
 import { Resize } from './resize.js'
 import type { RuntimeSettings } from './settings.js'
-import type { Qcow2Snapshot } from './snapshot-table.js'
+import { Qcow2Snapshots } from './snapshot-operations.js'
 import { specificInfo } from './specific-info.js'
+import { Qcow2VmState } from './vm-state.js'
 import { ZeroDiscard } from './zero-discard.js'
 
 /** The path of an image's requests. */
@@ -116,19 +120,16 @@ export class Qcow2Image implements DriverState {
   readonly clusterSize: number
   readonly #meta: Qcow2Metadata
   readonly #resize: Resize
-  #snapshots: readonly Qcow2Snapshot[]
+  readonly #zeroDiscard: ZeroDiscard
+  readonly #compressed: CompressedClusters
   #settings: RuntimeSettings
+  readonly snapshotOperations: SnapshotOperations
+  readonly vmState: VmStateArea
 
-  constructor(
-    meta: Qcow2Metadata,
-    file: BlockChild,
-    snapshots: readonly Qcow2Snapshot[],
-    settings: RuntimeSettings,
-  ) {
+  constructor(meta: Qcow2Metadata, file: BlockChild, settings: RuntimeSettings) {
     this.#meta = meta
     this.#settings = settings
     this.file = file
-    this.#snapshots = snapshots
     this.clusterSize = meta.geometry.clusterSize
     this.supportedZeroFlags = meta.header.version >= 3 ? ReqFlags.mayUnmap | ReqFlags.noFallback : 0
     const tables = new L2Tables(meta)
@@ -136,6 +137,8 @@ export class Qcow2Image implements DriverState {
     const zeroDiscard = new ZeroDiscard(meta, tables, writer)
     const compressed = new CompressedClusters(meta, tables)
     writer.onCompressedFreed = () => compressed.invalidate()
+    this.#zeroDiscard = zeroDiscard
+    this.#compressed = compressed
     this.map = new ImagePath(new Mapping(meta), writer, zeroDiscard, compressed)
     this.flushPath = { flushToOs: () => meta.flushToOs() }
     this.#resize = new Resize(meta, tables, writer, zeroDiscard, () => {
@@ -143,6 +146,14 @@ export class Qcow2Image implements DriverState {
       meta.l2.capacity = Math.floor((l2Entries * l2EntryBytes) / meta.l2.tableBytes)
       meta.blocks.capacity = refcountEntries
     })
+    this.snapshotOperations = new Qcow2Snapshots({
+      meta,
+      tables,
+      resize: this.#resize,
+      zeroDiscard,
+      forgetDecoded: () => compressed.invalidate(),
+    })
+    this.vmState = new Qcow2VmState(meta)
     meta.corruption.onFatal = () => {
       const dead = outOfService(meta.node)
       meta.node.map = dead
@@ -209,8 +220,13 @@ export class Qcow2Image implements DriverState {
     })
   }
 
+  async makeEmpty(): Promise<void> {
+    this.#compressed.invalidate()
+    await makeEmpty(this.#meta, this.#zeroDiscard)
+  }
+
   async prepareReopen(context: ReopenContext): Promise<ReopenPlan> {
-    return await prepareReopen(context, this.#meta, this.#snapshots, (settings) => {
+    return await prepareReopen(context, this.#meta, (settings) => {
       this.#settings = settings
     })
   }
@@ -229,7 +245,7 @@ export class Qcow2Image implements DriverState {
   }
 
   snapshots(): readonly SnapshotInfo[] {
-    return this.#snapshots
+    return this.#meta.snapshots
   }
 
   /** Writes everything back, so that another process may open the image. */

@@ -14,6 +14,7 @@ import { type Qcow2Header, serializeHeader } from './header.js'
 import { L1Table } from './l1-table.js'
 import type { OverlapCheck } from './overlap.js'
 import { Refcounts } from './refcount.js'
+import type { Qcow2Snapshot } from './snapshot-table.js'
 
 export interface MetadataOptions {
   readonly node: IoNode
@@ -57,6 +58,9 @@ export class Qcow2Metadata {
   readonly corruption: CorruptionReport
   /** Protects metadata of an image that is open for writing. */
   overlap: OverlapCheck | undefined = undefined
+  /** Internal snapshots in the order of the table, and the bytes it has in the file. */
+  readonly snapshots: Qcow2Snapshot[] = []
+  snapshotTableBytes = 0
   #loaded = false
 
   constructor(options: MetadataOptions) {

@@ -9,7 +9,7 @@ import { Qcow2Image } from './image.js'
 import { Qcow2Metadata } from './metadata.js'
 import { OverlapCheck } from './overlap.js'
 import { runtimeSettings } from './settings.js'
-import { type Qcow2Snapshot, readSnapshotTable } from './snapshot-table.js'
+import { readSnapshotTable } from './snapshot-table.js'
 
 /**
  * Opens an image: header, then L1 and refcount table, then the list of snapshots.
@@ -41,12 +41,13 @@ export async function open(context: OpenContext): Promise<Qcow2Image> {
     caches: settings.caches(),
     discards: settings.discards,
   })
-  let snapshots: readonly Qcow2Snapshot[] = []
   if (!flags.check) {
-    snapshots = (await readSnapshotTable(file, header)).snapshots
+    const table = await readSnapshotTable(file, header)
+    meta.snapshots.push(...table.snapshots)
+    meta.snapshotTableBytes = table.bytes
   }
   if (write) {
-    meta.overlap = new OverlapCheck(meta, settings.protectedStructures, snapshots)
+    meta.overlap = new OverlapCheck(meta, settings.protectedStructures)
   }
   if (!flags.noIo) {
     await meta.load()
@@ -59,7 +60,7 @@ export async function open(context: OpenContext): Promise<Qcow2Image> {
       throw errnoError(codeOf(error), 'Could not update qcow2 header', { cause: error })
     }
   }
-  return new Qcow2Image(meta, context.file, snapshots, settings)
+  return new Qcow2Image(meta, context.file, settings)
 }
 
 /** The bytes that {@link parseHeader} wants. */

@@ -1,12 +1,11 @@
 import type { BlockError } from '../../../errors/index.js'
 import { IndexRanges } from '../../../formatkit/index.js'
 import type { OptionsOf } from '../../../options/index.js'
-import { maxL1Bytes, snapshotHeaderBytes, tableEntryBytes } from './constants.js'
+import { maxL1Bytes, tableEntryBytes } from './constants.js'
 import { readInside } from './file-read.js'
 import { hostOffset } from './l2-entry.js'
 import type { Qcow2Metadata } from './metadata.js'
 import type { qcow2RuntimeOptions } from './options.js'
-import type { Qcow2Snapshot } from './snapshot-table.js'
 
 const structures = [
   'main-header',
@@ -61,7 +60,6 @@ export function protectedStructures(options: OptionsOf<typeof qcow2RuntimeOption
 export class OverlapCheck {
   readonly #meta: Qcow2Metadata
   readonly #protected: ReadonlySet<Structure>
-  readonly #snapshots: readonly Qcow2Snapshot[]
   /** Clusters of L2 tables and of refcount blocks. */
   readonly #tables = new IndexRanges()
   readonly #blocks = new IndexRanges()
@@ -69,10 +67,9 @@ export class OverlapCheck {
   /** L2 tables and refcount blocks that share a cluster with something else: offset, and with what. */
   readonly #misplaced = new Map<number, string>()
 
-  constructor(meta: Qcow2Metadata, structures: ReadonlySet<Structure>, snapshots: readonly Qcow2Snapshot[]) {
+  constructor(meta: Qcow2Metadata, structures: ReadonlySet<Structure>) {
     this.#meta = meta
     this.#protected = structures
-    this.#snapshots = snapshots
   }
 
   /** Collects what is in the tables as they are now. */
@@ -127,7 +124,7 @@ export class OverlapCheck {
   async #loadInactive(): Promise<void> {
     const { file, geometry } = this.#meta
     const found: number[] = []
-    for (const { l1TableOffset, l1Size } of this.#snapshots) {
+    for (const { l1TableOffset, l1Size } of this.#meta.snapshots) {
       const bytes = Math.min(l1Size * tableEntryBytes, maxL1Bytes)
       const table = await readInside(file, Number(l1TableOffset), bytes)
       const view = new DataView(table.buffer)
@@ -171,6 +168,15 @@ export class OverlapCheck {
     }
   }
 
+  /** Throws EIO, and reports the image as corrupt, if the active L1 table stands on other metadata. */
+  checkActiveL1(): void {
+    const { l1 } = this.#meta
+    const hit = l1.size === 0 ? undefined : this.#find(l1.offset, l1.size * tableEntryBytes, 'active-l1')
+    if (hit !== undefined) {
+      throw this.#overlap(hit)
+    }
+  }
+
   #overlap(hit: string): BlockError {
     return this.#meta.corruption.signal(`Preventing invalid write on metadata (overlaps with ${hit})`)
   }
@@ -187,7 +193,7 @@ export class OverlapCheck {
     const end = geometry.clusterEnd(offset + bytes)
     const touches = (at: number, length: number): boolean =>
       length !== 0 && at < end && geometry.clusterEnd(at + length) > start
-    if (chosen.has('active-l1') && touches(l1.offset, l1.size * tableEntryBytes)) {
+    if (except !== 'active-l1' && chosen.has('active-l1') && touches(l1.offset, l1.size * tableEntryBytes)) {
       return 'active L1 table'
     }
     const first = start / clusterSize
@@ -203,13 +209,11 @@ export class OverlapCheck {
       return 'refcount block'
     }
     if (header.snapshotCount !== 0) {
-      // The length of the table is at least this; its clusters are counted in any case.
-      const snapshotBytes = header.snapshotCount * snapshotHeaderBytes
-      if (chosen.has('snapshot-table') && touches(header.snapshotsOffset, snapshotBytes)) {
+      if (chosen.has('snapshot-table') && touches(header.snapshotsOffset, this.#meta.snapshotTableBytes)) {
         return 'snapshot table'
       }
       if (chosen.has('inactive-l1')) {
-        for (const snapshot of this.#snapshots) {
+        for (const snapshot of this.#meta.snapshots) {
           if (touches(Number(snapshot.l1TableOffset), snapshot.l1Size * tableEntryBytes)) {
             return 'inactive L1 table'
           }

@@ -4,7 +4,6 @@ import { clearAutoclear } from './header.js'
 import type { Qcow2Metadata } from './metadata.js'
 import { OverlapCheck } from './overlap.js'
 import { type RuntimeSettings, runtimeSettings } from './settings.js'
-import type { Qcow2Snapshot } from './snapshot-table.js'
 
 /**
  * Prepares other options or another access mode for an open image. Both caches are written back
@@ -17,7 +16,6 @@ import type { Qcow2Snapshot } from './snapshot-table.js'
 export async function prepareReopen(
   context: ReopenContext,
   meta: Qcow2Metadata,
-  snapshots: readonly Qcow2Snapshot[],
   adopt: (settings: RuntimeSettings) => void,
 ): Promise<ReopenPlan> {
   const { node, options, readOnly, unmap } = context
@@ -41,7 +39,7 @@ export async function prepareReopen(
     if (!meta.loaded) {
       await meta.load()
     }
-    overlap = new OverlapCheck(meta, settings.protectedStructures, snapshots)
+    overlap = new OverlapCheck(meta, settings.protectedStructures)
     await overlap.load()
   }
   const becomesWritable = !readOnly && node.readOnly

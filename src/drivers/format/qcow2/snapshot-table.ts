@@ -1,4 +1,4 @@
-import { blockError, codeOf, errnoError } from '../../../errors/index.js'
+import { blockError, codeOf, errnoError, ioError } from '../../../errors/index.js'
 import type { SnapshotInfo } from '../../../graph/index.js'
 import type { IoNode } from '../../../io/index.js'
 import { ByteReader } from './byte-reader.js'
@@ -14,7 +14,18 @@ export interface Qcow2Snapshot extends SnapshotInfo {
   readonly l1Size: number
   /** Bytes of extra data the entry has; version 3 wants 16 at least. */
   readonly extraDataBytes: number
+  /** Id and name as stored: they need not be UTF-8. */
+  readonly idBytes: Uint8Array
+  readonly nameBytes: Uint8Array
+  /** Extra data beyond the fields this driver knows, kept for those who do. */
+  readonly unknownExtra: Uint8Array
 }
+
+/** Bytes of extra data that this driver knows: VM state size, disk size, instruction count. */
+export const knownExtraBytes = 24
+
+/** What an entry without instruction count says. */
+const noIcount = 0xffffffffffffffffn
 
 export interface SnapshotTable {
   readonly snapshots: readonly Qcow2Snapshot[]
@@ -39,18 +50,23 @@ export function parseSnapshotEntry(bytes: Uint8Array, guestSize: number): Qcow2S
   const extra = reader.u32(36)
   const idBytes = reader.u16(12)
   const idAt = snapshotHeaderBytes + extra
-  const icount = extra >= 24 ? reader.u64(snapshotHeaderBytes + 16) : 0xffffffffffffffffn
+  const icount = extra >= knownExtraBytes ? reader.u64(snapshotHeaderBytes + 16) : noIcount
+  const id = reader.text(idAt, idBytes)
+  const name = reader.text(idAt + idBytes, reader.u16(14))
   return {
     l1TableOffset: reader.u64(0),
     l1Size: reader.u32(8),
     extraDataBytes: extra,
-    id: reader.text(idAt, idBytes).text,
-    name: reader.text(idAt + idBytes, reader.u16(14)).text,
+    id: id.text,
+    idBytes: id.bytes,
+    name: name.text,
+    nameBytes: name.bytes,
+    unknownExtra: reader.slice(snapshotHeaderBytes + knownExtraBytes, Math.max(0, extra - knownExtraBytes)),
     vmStateSize: extra >= 8 ? Number(reader.u64(snapshotHeaderBytes)) : reader.u32(32),
     dateSeconds: reader.u32(16),
     dateNanoseconds: reader.u32(20),
     vmClockNanoseconds: reader.u64(24),
-    ...(icount === 0xffffffffffffffffn ? {} : { icount }),
+    ...(icount === noIcount ? {} : { icount }),
     diskSize: extra >= 16 ? Number(reader.u64(snapshotHeaderBytes + 8)) : guestSize,
   }
 }
@@ -86,6 +102,57 @@ export async function readSnapshotTable(file: IoNode, header: Qcow2Header): Prom
     }
   }
   return { snapshots, bytes: end }
+}
+
+/** Bytes of the entry that {@link serializeSnapshots} writes. */
+function writtenEntryBytes(snapshot: Qcow2Snapshot): number {
+  const { unknownExtra, idBytes, nameBytes } = snapshot
+  return snapshotHeaderBytes + knownExtraBytes + unknownExtra.length + idBytes.length + nameBytes.length
+}
+
+/**
+ * The snapshot table as QEMU 7.2 writes it: every entry begins at a multiple of 8 bytes and has all known
+ * extra data. Pure.
+ *
+ * @throws EFBIG beyond 64 MiB
+ */
+export function serializeSnapshots(snapshots: readonly Qcow2Snapshot[]): Uint8Array {
+  let end = 0
+  for (const snapshot of snapshots) {
+    end = Math.ceil(end / 8) * 8 + writtenEntryBytes(snapshot)
+    if (end > maxSnapshotTableBytes) {
+      throw ioError('EFBIG')
+    }
+  }
+  const bytes = new Uint8Array(end)
+  let at = 0
+  for (const snapshot of snapshots) {
+    at = Math.ceil(at / 8) * 8
+    serializeEntry(snapshot, bytes.subarray(at), new DataView(bytes.buffer, at))
+    at += writtenEntryBytes(snapshot)
+  }
+  return bytes
+}
+
+function serializeEntry(snapshot: Qcow2Snapshot, bytes: Uint8Array, view: DataView): void {
+  const { idBytes, nameBytes, unknownExtra, vmStateSize } = snapshot
+  view.setBigUint64(0, snapshot.l1TableOffset)
+  view.setUint32(8, snapshot.l1Size)
+  view.setUint16(12, idBytes.length)
+  view.setUint16(14, nameBytes.length)
+  view.setUint32(16, snapshot.dateSeconds)
+  view.setUint32(20, snapshot.dateNanoseconds)
+  view.setBigUint64(24, BigInt.asUintN(64, snapshot.vmClockNanoseconds))
+  // Programs that know only this field shall rather see no VM state than a part of it.
+  view.setUint32(32, vmStateSize <= 0xffffffff ? vmStateSize : 0)
+  view.setUint32(36, knownExtraBytes + unknownExtra.length)
+  view.setBigUint64(40, BigInt(vmStateSize))
+  view.setBigUint64(48, BigInt(snapshot.diskSize))
+  view.setBigUint64(56, snapshot.icount === undefined ? noIcount : BigInt.asUintN(64, snapshot.icount))
+  const idAt = snapshotHeaderBytes + knownExtraBytes + unknownExtra.length
+  bytes.set(unknownExtra, snapshotHeaderBytes + knownExtraBytes)
+  bytes.set(idBytes, idAt)
+  bytes.set(nameBytes, idAt + idBytes.length)
 }
 
 async function readTable(file: IoNode, offset: number, into: Uint8Array): Promise<void> {

@@ -1,6 +1,7 @@
 import type { CachedTable } from '../../../formatkit/index.js'
 import { ChainStatus, chainStatus, type IoNode, type RangeResult, ReqFlags } from '../../../io/index.js'
 import type { Wait } from '../../../sched/index.js'
+import type { FreeReason } from './allocate.js'
 import type { ClusterWriter } from './cluster.js'
 import { EntryHigh, EntryLow, tableEntryBytes } from './constants.js'
 import { ClusterType, clusterType } from './l2-entry.js'
@@ -102,9 +103,9 @@ export class ZeroDiscard {
   }
 
   /** Changes all clusters that `[start, end)` touches; `start` is a cluster boundary. Lock not held. */
-  async change(start: number, end: number, how: Change): Promise<void> {
+  async change(start: number, end: number, how: Change, reason?: FreeReason): Promise<void> {
     for (let at = start; at < end; ) {
-      at = await this.#changeSlice(at, end, how, false)
+      at = await this.#changeSlice(at, end, how, false, reason)
     }
   }
 
@@ -112,7 +113,13 @@ export class ZeroDiscard {
    * Changes the clusters from `start` on, at most to the end of the L2 slice. With `onlyEmpty` nothing
    * happens unless they hold no data. Returns how far it got.
    */
-  async #changeSlice(start: number, end: number, how: Change, onlyEmpty: boolean): Promise<number> {
+  async #changeSlice(
+    start: number,
+    end: number,
+    how: Change,
+    onlyEmpty: boolean,
+    reason?: FreeReason,
+  ): Promise<number> {
     const meta = this.#meta
     const { clusterSize } = meta.geometry
     const span = meta.sliceEntries * clusterSize
@@ -136,7 +143,7 @@ export class ZeroDiscard {
             return start
           }
           const freed = this.#apply(slice, start, stop, how)
-          await this.#free(freed, how)
+          await this.#free(freed, reason ?? (how === 'forget' ? 'always' : 'request'))
         } finally {
           meta.l2.release(slice)
         }
@@ -204,9 +211,8 @@ export class ZeroDiscard {
     return freed
   }
 
-  async #free(freed: readonly [number, number][], how: Change): Promise<void> {
+  async #free(freed: readonly [number, number][], reason: FreeReason): Promise<void> {
     const { allocator } = this.#meta
-    const reason = how === 'forget' ? 'always' : 'request'
     await this.#writer.freeEntries(freed, reason)
     if (allocator.unlinkedTooMany) {
       await this.#meta.flushL2()

@@ -5,6 +5,7 @@ import {
   convertImage,
   convertToSink,
   openImage,
+  type SnapshotWanted,
 } from '../../../image/index.js'
 import { escapeOptionValue, hasHelpOption, parseInteger } from '../../../options/index.js'
 import { ProgressMeter, type ProgressStyle } from '../../progress.js'
@@ -25,7 +26,7 @@ interface Request {
   backingFile?: string
   backingFormat?: string
   options?: string
-  snapshot?: string
+  snapshot?: SnapshotWanted
   sparseSize?: number
   rateLimit?: number
   parallel?: number

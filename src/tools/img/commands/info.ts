@@ -1,6 +1,7 @@
 import { jsonPretty, sizeText } from '../../../bytes/index.js'
-import { collectImageInfo, type ImageInfo, type ImageSnapshotInfo } from '../../../image/index.js'
+import { collectImageInfo, type ImageInfo } from '../../../image/index.js'
 import { imageOptions } from '../image-options.js'
+import { snapshotTable } from '../snapshot-table.js'
 import { flag, type ImageArguments, type ImgCommand, type ImgTool, valued } from '../tool.js'
 
 /** `info`: describes an image, or a whole chain of them. */
@@ -63,7 +64,7 @@ function infoLines(image: ImageInfo): string[] {
   }
   lines.push(...backingLines(image))
   if (image.snapshots !== undefined) {
-    lines.push('Snapshot list:', snapshotHeader, ...image.snapshots.map(snapshotLine))
+    lines.push('Snapshot list:', ...snapshotTable(image.snapshots))
   }
   const specific = image['format-specific']
   if (specific !== undefined) {
@@ -85,33 +86,6 @@ function backingLines(image: ImageInfo): string[] {
     `backing file: ${backing}${path}`,
     ...(format === undefined ? [] : [`backing file format: ${format}`]),
   ]
-}
-
-const snapshotHeader =
-  'ID'.padEnd(10) +
-  'TAG'.padEnd(17) +
-  'VM SIZE'.padStart(8) +
-  'DATE'.padStart(20) +
-  'VM CLOCK'.padStart(13) +
-  'ICOUNT'.padStart(11)
-
-function snapshotLine(snapshot: ImageSnapshotInfo): string {
-  const two = (value: number) => String(value).padStart(2, '0')
-  const date = new Date(snapshot['date-sec'] * 1000)
-  const day = `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`
-  const time = `${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`
-  const seconds = snapshot['vm-clock-sec']
-  const milliseconds = String(Math.floor(snapshot['vm-clock-nsec'] / 1e6)).padStart(3, '0')
-  const clock =
-    `${two(Math.floor(seconds / 3600))}:${two(Math.floor(seconds / 60) % 60)}:${two(seconds % 60)}` +
-    `.${milliseconds}`
-  return (
-    `${snapshot.id.padEnd(9)} ${snapshot.name.padEnd(16)} ` +
-    sizeText(snapshot['vm-state-size']).padStart(8) +
-    `${day} ${time}`.padStart(20) +
-    clock.padStart(13) +
-    (snapshot.icount === undefined ? '' : String(snapshot.icount)).padStart(11)
-  )
 }
 
 /** Nested data, one value a line, four blanks a level; blanks stand for dashes in names. */

@@ -1,6 +1,12 @@
 import { jsonPretty, qdictOrder } from '../../../bytes/index.js'
 import type { Backend, MeasureResult } from '../../../graph/index.js'
-import { measureErrorLine, measureImage, openImage } from '../../../image/index.js'
+import {
+  measureErrorLine,
+  measureImage,
+  openImage,
+  type SnapshotWanted,
+  showSnapshot,
+} from '../../../image/index.js'
 import { imageOptions } from '../image-options.js'
 import { snapshotOption } from '../snapshot-option.js'
 import { flag, type ImageArguments, type ImgCommand, type ImgTool, valued } from '../tool.js'
@@ -11,7 +17,7 @@ export const measure: ImgCommand = {
   async run(argv: readonly string[], tool: ImgTool) {
     let format = 'raw'
     let options: string | undefined
-    let snapshot: string | undefined
+    let snapshot: SnapshotWanted | undefined
     let json = false
     let size: number | undefined
     let image: ImageArguments = {}
@@ -68,7 +74,7 @@ export const measure: ImgCommand = {
         source = await openImage(layer, tool.imageSpec(filename, image))
       }
       if (source !== undefined && snapshot !== undefined) {
-        refuseSnapshot(tool, source, snapshot)
+        await showSnapshot(source.node, snapshot)
       }
       warnOfOptions(tool, layer.findFormat(format)?.createOptions ?? {}, options)
       result = await measureImage(layer, { format, options, source, size })
@@ -85,23 +91,6 @@ export const measure: ImgCommand = {
     print(tool, result, json)
     return 0
   },
-}
-
-function refuseSnapshot(tool: ImgTool, source: Backend, wanted: string): never {
-  const known = source.node.state?.snapshots?.()
-  const format = source.node.driver?.name ?? ''
-  if (known === undefined) {
-    tool.fail(
-      `Failed to load snapshot: Block format '${format}' used by device '' does not support ` +
-        'temporarily loading internal snapshots',
-    )
-  }
-  if (!known.some(({ id, name }) => id === wanted || name === wanted)) {
-    tool.fail("Failed to load snapshot: Can't find snapshot")
-  }
-  tool.fail(
-    `Failed to load snapshot: reading internal snapshots of ${format} images is not supported by this version`,
-  )
 }
 
 function print(tool: ImgTool, result: MeasureResult, json: boolean): void {
