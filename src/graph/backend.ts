@@ -13,7 +13,7 @@ import type { BlockLayer } from './layer.js'
 import { attachEdge, detachEdge } from './lifecycle.js'
 import type { BlockNode } from './node.js'
 import { isWellFormedId } from './node-names.js'
-import { settlePermissions } from './permissions.js'
+import { permissionNames, settlePermissions } from './permissions.js'
 import { isInserted } from './resize.js'
 
 export interface BackendOptions {
@@ -41,6 +41,8 @@ export class Backend implements EdgeParent {
   allowBeyondEnd = false
   /** Whether others may move the node below to another AioContext although this backend uses it. */
   allowAioContextChange = false
+  /** A writer that copes with its node becoming inactive although no guest is behind it. */
+  forceAllowInactivate = false
   /** Block size that the guest sees, bytes. */
   guestBlockSize = 512
   readonly device = new DeviceSlot(this)
@@ -52,6 +54,8 @@ export class Backend implements EdgeParent {
   }
   #perm: number
   #shared: number
+  /** Permissions are not in effect because the medium is inactive. */
+  #disabled = false
   #closed = false
   #held = 0
   /** Where the I/O of media takes place. */
@@ -146,8 +150,11 @@ export class Backend implements EdgeParent {
     }
     await this.#joinAioContext(node)
     const child = new BlockChild('root', Role.filtered | Role.primary, this, node)
-    child.perm = this.#perm
-    child.shared = this.#shared
+    child.perm = this.#disabled ? 0 : this.#perm
+    child.shared = this.#disabled ? Perm.all : this.#shared
+    if (node.flags.inactive && (child.perm & ~Perm.consistentRead) !== 0) {
+      throw blockError('EPERM', `Permission '${permissionNames(child.perm)}' unavailable on inactive node`)
+    }
     try {
       await this.layer.graphLock.run(async () => {
         attachEdge(child)
@@ -205,6 +212,14 @@ export class Backend implements EdgeParent {
 
   /** Changes what this backend uses and shares; on failure nothing changes. */
   async setPermissions(perm: number, shared: number): Promise<void> {
+    if (!this.#disabled) {
+      await this.#applyPermissions(perm, shared)
+    }
+    this.#perm = perm
+    this.#shared = shared
+  }
+
+  async #applyPermissions(perm: number, shared: number): Promise<void> {
     const child = this.root
     if (child !== undefined) {
       await this.layer.graphLock.run(async () => {
@@ -220,8 +235,34 @@ export class Backend implements EdgeParent {
         }
       })
     }
-    this.#perm = perm
-    this.#shared = shared
+  }
+
+  /** Whether this backend may be taken its permissions: guests' devices wait until they have them again. */
+  get #canInactivate(): boolean {
+    return (
+      this.name !== '' ||
+      this.device.model !== undefined ||
+      (this.#perm & (Perm.write | Perm.writeUnchanged)) === 0 ||
+      this.forceAllowInactivate
+    )
+  }
+
+  async inactivate(): Promise<void> {
+    if (this.#disabled) {
+      return
+    }
+    if (!this.#canInactivate) {
+      throw ioError('EPERM')
+    }
+    await this.#applyPermissions(0, Perm.all)
+    this.#disabled = true
+  }
+
+  async activate(): Promise<void> {
+    if (this.#disabled) {
+      await this.#applyPermissions(this.#perm, this.#shared)
+      this.#disabled = false
+    }
   }
 
   async remove(): Promise<void> {
@@ -304,6 +345,10 @@ export class Backend implements EdgeParent {
 
   /** @internal A device model came or went. */
   deviceChanged(): void {
+    if (this.layer.incoming && this.device.model !== undefined && this.root === undefined) {
+      // A guest that does not run yet needs nothing.
+      this.#disabled = true
+    }
     this.#attend()
   }
 

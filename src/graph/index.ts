@@ -1,4 +1,5 @@
 /** The block graph. May import errors, bytes, sched, host, options and io. */
+export * from './activate.js'
 export * from './aio-change.js'
 export * from './aio-context.js'
 export { Backend, type BackendOptions } from './backend.js'

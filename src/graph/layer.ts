@@ -40,6 +40,8 @@ export class BlockLayer {
   /** @internal All nodes in creation order. */
   readonly nodes = new Set<BlockNode>()
   readonly events = new BlockEvents()
+  /** Images that are opened belong to another process for now (seed row 115); see activateAll. */
+  incoming = false
   /** The event loop that everything runs on unless it is moved. */
   readonly mainContext = new AioContext('main')
   /** Objects that options refer to by id: secrets, throttle groups. */

@@ -248,6 +248,13 @@ export class Qcow2Image implements DriverState {
     return this.#meta.snapshots
   }
 
+  /** Opens the image again over the same file; set by who opened it. */
+  reload: (() => Promise<Qcow2Image>) | undefined = undefined
+
+  async invalidate(): Promise<Qcow2Image | undefined> {
+    return await this.reload?.()
+  }
+
   /** Writes everything back, so that another process may open the image. */
   async inactivate(): Promise<void> {
     await this.#meta.locked(() => this.#meta.writeCaches())

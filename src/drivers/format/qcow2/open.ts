@@ -8,6 +8,7 @@ import { clearAutoclear, describeUnsupported, headerBytesNeeded, parseHeader } f
 import { Qcow2Image } from './image.js'
 import { Qcow2Metadata } from './metadata.js'
 import { OverlapCheck } from './overlap.js'
+import { reload } from './reload.js'
 import { runtimeSettings } from './settings.js'
 import { readSnapshotTable } from './snapshot-table.js'
 
@@ -60,7 +61,9 @@ export async function open(context: OpenContext): Promise<Qcow2Image> {
       throw errnoError(codeOf(error), 'Could not update qcow2 header', { cause: error })
     }
   }
-  return new Qcow2Image(meta, context.file, settings)
+  const image = new Qcow2Image(meta, context.file, settings)
+  image.reload = () => reload(context, open)
+  return image
 }
 
 /** The bytes that {@link parseHeader} wants. */

@@ -1,0 +1,33 @@
+import { prefixed } from '../../../errors/index.js'
+import type { OpenContext } from '../../../graph/index.js'
+import type { Qcow2Image } from './image.js'
+
+/**
+ * Reads an image anew that another process may have changed: header, tables and snapshots come from
+ * the file, nothing is kept, and the children stay. The node's present options count.
+ *
+ * @throws BlockError `Could not reopen qcow2 layer: …`
+ */
+export async function reload(
+  context: OpenContext,
+  open: (context: OpenContext) => Promise<Qcow2Image>,
+): Promise<Qcow2Image> {
+  const { layer, host, node, filename, file } = context
+  try {
+    return await open({
+      layer,
+      host,
+      node,
+      options: node.options.clone(),
+      flags: node.flags,
+      filename,
+      file,
+      openChild: async (key, role, optional) =>
+        node.child(key) ?? (await context.openChild(key, role, optional)),
+      openImplicitChild: async (key, role, name) =>
+        node.child(key) ?? (await context.openImplicitChild(key, role, name)),
+    })
+  } catch (error) {
+    throw prefixed(error, 'Could not reopen qcow2 layer: ')
+  }
+}
