@@ -12,6 +12,7 @@ export { type CreateValues, createFile, createWithDriver, localPath } from './cr
 export { type DrainedSection, drain } from './drain.js'
 export * from './driver.js'
 export * from './driver-operations.js'
+export * from './encryption-key.js'
 export * from './events.js'
 export { backingOverridden, fullOpenOptions, refreshFilename } from './filenames.js'
 export * from './flags.js'
