@@ -187,6 +187,14 @@ export interface CheckResult {
   compressedClusters: number
   /** Lines for the user, in order, such as `Leaked cluster 5 refcount=1 reference=0`. */
   messages: string[]
+  /** Indices of those {@link messages} that a tool prints after its own name. */
+  reports?: number[]
+}
+
+/** A check that could not be finished, as the `cause` of its error. */
+export interface CheckFailure {
+  /** What it found until then. */
+  readonly partial: CheckResult
 }
 
 export interface DriverInfo {

@@ -1,4 +1,4 @@
-import { blockError } from '../errors/index.js'
+import { blockError, codeOf } from '../errors/index.js'
 import { joinAioContexts } from './aio-change.js'
 import { BlockChild } from './child.js'
 import type { BlockNode } from './node.js'
@@ -107,7 +107,16 @@ export async function closeNode(node: BlockNode): Promise<void> {
   const layer = node.layer
   if (node.driver !== undefined) {
     await step(() => node.requests.idle())
-    await step(() => node.flush())
+    await step(async () => {
+      try {
+        await node.flush()
+      } catch (error) {
+        // A driver that has taken itself out of service has told so before.
+        if (codeOf(error) !== 'ENOMEDIUM') {
+          throw error
+        }
+      }
+    })
     await step(() => node.requests.idle())
     for (const listener of [...node.closeListeners]) {
       await step(listener)

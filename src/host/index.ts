@@ -1,8 +1,10 @@
 /** What the block layer needs from its platform: interfaces only. May import errors and sched. */
+export * from './ciphers.js'
 export * from './codecs.js'
 export * from './files.js'
 export * from './threads.js'
 
+import type { HostCiphers } from './ciphers.js'
 import type { HostCodecs } from './codecs.js'
 import type { HostFiles } from './files.js'
 import type { HostThreads } from './threads.js'
@@ -11,6 +13,8 @@ import type { HostThreads } from './threads.js'
 export interface Host {
   readonly files: HostFiles
   readonly codecs: HostCodecs
+  /** Absent: encrypted images cannot be used. */
+  readonly ciphers?: HostCiphers | undefined
   /** Absent: everything runs on one thread. */
   readonly threads?: HostThreads
   /** Decides the path rules: drive letters and backslashes count only on win32 (seed L94-163). */

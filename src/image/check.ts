@@ -1,6 +1,12 @@
 import { fixedText } from '../bytes/index.js'
 import { blockError, codeOf, strerror } from '../errors/index.js'
-import { type Backend, type CheckFix, type CheckResult, checkNode } from '../graph/index.js'
+import {
+  type Backend,
+  type CheckFailure,
+  type CheckFix,
+  type CheckResult,
+  checkNode,
+} from '../graph/index.js'
 import { inQemuOrder } from './key-order.js'
 import { throwIfAborted } from './long-run.js'
 
@@ -29,8 +35,11 @@ export interface CheckImageOptions {
   /** Name of the image in the result; default: the node's file name. */
   readonly label?: string | undefined
   readonly signal?: AbortSignal | undefined
-  /** Called with each line about an inconsistency, in order, once the run that found it is over. */
-  readonly message?: ((line: string) => void) | undefined
+  /**
+   * Called with each line about an inconsistency, in order, once the run that found it is over; also if the
+   * run failed. `report`: a line that `qemu-img` prints after its own name.
+   */
+  readonly message?: ((line: string, report: boolean) => void) | undefined
   /** Called after repairs and before the second check, with what was repaired. */
   readonly onRepaired?: ((leaks: number, corruptions: number) => void) | undefined
 }
@@ -57,13 +66,26 @@ const noFix: CheckFix = { leaks: false, errors: false }
 export async function checkImage(image: Backend, options: CheckImageOptions = {}): Promise<CheckImageResult> {
   const { node } = image
   const messages: string[] = []
+  const tell = (result: CheckResult): void => {
+    const reports = new Set(result.reports)
+    result.messages.forEach((line, index) => {
+      messages.push(line)
+      options.message?.(line, reports.has(index))
+    })
+  }
   const run = async (fix: CheckFix): Promise<CheckResult> => {
     throwIfAborted(options.signal)
-    const result = await checkNode(node, fix, options.signal).catch(failed)
-    for (const line of result.messages) {
-      messages.push(line)
-      options.message?.(line)
+    let result: CheckResult
+    try {
+      result = await checkNode(node, fix, options.signal)
+    } catch (error) {
+      const failure = error instanceof Error ? (error.cause as Partial<CheckFailure> | undefined) : undefined
+      if (failure?.partial !== undefined) {
+        tell(failure.partial)
+      }
+      return failed(error)
     }
+    tell(result)
     return result
   }
   let result = await run(options.fix ?? noFix)

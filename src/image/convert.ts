@@ -116,7 +116,12 @@ export async function convertSources(
     } catch (error) {
       throw prefixed(error, `${filename}: error while converting ${driver.name}: `)
     }
-    const target = { filename: place.workName, format: driver.name, label: filename }
+    const target = {
+      filename: place.workName,
+      format: driver.name,
+      label: filename,
+      options: values.keySecrets(),
+    }
     const result = await convertInto(layer, sources, options, target, backing !== undefined)
     place.commit()
     return result
@@ -220,7 +225,7 @@ async function convertInto(
   const { direct } = cacheModeOf(cache, 'target')
   const sparseBytes = options.sparseSize ?? 4096
   const named = typeof spec === 'string' ? { filename: spec } : spec
-  const byOptions = named.options !== undefined
+  const byOptions = named.filename === undefined
   const image = byOptions ? named : { ...named, format: named.format ?? options.format ?? 'raw' }
   const target = await openImage(layer, image, {
     write: true,

@@ -1,5 +1,7 @@
 import { both, type Wait } from '../sched/index.js'
-import type { ExtentSink } from './data-path.js'
+import type { ExtentSink, MapPath } from './data-path.js'
+import { readDecoded } from './encoded.js'
+import { ExtentFlags } from './flags.js'
 import type { IoNode } from './node.js'
 
 /** The sink that carries out a read: each extent starts the child request that fills its part of the buffer. */
@@ -14,7 +16,14 @@ class ReadRun implements ExtentSink {
     this.#owner = owner
   }
 
-  data(bytes: number, node: IoNode, offset: number): boolean {
+  data(bytes: number, node: IoNode, offset: number, flags: number): boolean {
+    if ((flags & ExtentFlags.encoded) !== 0) {
+      const map = this.#owner.map as MapPath
+      return this.#add(
+        bytes,
+        readDecoded(map, this.offset, bytes, node, offset, this.buffer, this.bufferOffset),
+      )
+    }
     return this.#add(bytes, node.read(offset, bytes, this.buffer, this.bufferOffset, 0))
   }
 

@@ -1,6 +1,7 @@
 import { codeOf } from '../errors/index.js'
 import type { Wait } from '../sched/index.js'
 import { type ExtentSink, type MapPath, WritePlan } from './data-path.js'
+import { writeEncoded } from './encoded.js'
 import { ReqFlags } from './flags.js'
 import type { IoNode } from './node.js'
 
@@ -135,13 +136,13 @@ export class WriteRuns {
   #move(plan: WritePlan, offset: number, buffer: Uint8Array, bufferOffset: number, flags: number): Wait {
     const dataFlags = flags & ReqFlags.fua
     if (!plan.allocates) {
-      return plan.target.write(plan.targetOffset, plan.bytes, buffer, bufferOffset, dataFlags)
+      return this.#store(plan, offset, buffer, bufferOffset, dataFlags)
     }
     let wait: Wait
     try {
       wait =
         plan.headBytes === 0 && plan.tailBytes === 0
-          ? plan.target.write(plan.targetOffset, plan.bytes, buffer, bufferOffset, dataFlags)
+          ? this.#store(plan, offset, buffer, bufferOffset, dataFlags)
           : this.#copyOnWrite(plan, offset, buffer, bufferOffset)
     } catch (error) {
       const aborted = this.#abort(plan)
@@ -154,6 +155,14 @@ export class WriteRuns {
       return this.#commitAfter(plan, wait)
     }
     return this.#commit(plan)
+  }
+
+  /** Writes the plan's data, in the form in which it is stored. */
+  #store(plan: WritePlan, offset: number, buffer: Uint8Array, bufferOffset: number, flags: number): Wait {
+    const map = this.#owner.map
+    return map?.encode === undefined
+      ? plan.target.write(plan.targetOffset, plan.bytes, buffer, bufferOffset, flags)
+      : writeEncoded(map, offset, plan.bytes, plan.target, plan.targetOffset, buffer, bufferOffset, flags)
   }
 
   #commit(plan: WritePlan): Wait {
@@ -224,7 +233,15 @@ export class WriteRuns {
     const targetStart = plan.targetOffset - plan.headBytes
     const headZero = this.#isZero(start, plan.headBytes)
     const tailZero = this.#isZero(dataEnd, plan.tailBytes)
-    if (headZero && tailZero) {
+    const map = owner.map
+    const encode =
+      map?.encode === undefined
+        ? undefined
+        : (whole: Uint8Array) => {
+            map.encode?.(start, targetStart, whole.length, whole, 0)
+          }
+    // Zeroes on the disk are no zeroes once they are decoded.
+    if (headZero && tailZero && encode === undefined) {
       if (plan.targetIsZero) {
         return target.write(plan.targetOffset, plan.bytes, buffer, bufferOffset, 0)
       }
@@ -243,12 +260,13 @@ export class WriteRuns {
       plan.copied = true
       const tail = owner.read(dataEnd, plan.tailBytes, bounce, plan.headBytes + plan.bytes, 0)
       if (tail !== undefined || wait !== undefined) {
-        return writeAfter([wait, tail], target, targetStart, whole, bounce)
+        return writeAfter([wait, tail], target, targetStart, bounce, encode)
       }
     }
     if (wait !== undefined) {
-      return writeAfter([wait], target, targetStart, whole, bounce)
+      return writeAfter([wait], target, targetStart, bounce, encode)
     }
+    encode?.(bounce)
     return target.write(targetStart, whole, bounce, 0, 0)
   }
 
@@ -309,15 +327,16 @@ async function writeAfter(
   reads: Wait[],
   target: IoNode,
   offset: number,
-  bytes: number,
   buffer: Uint8Array,
+  encode: ((buffer: Uint8Array) => void) | undefined,
 ): Promise<void> {
   for (const result of await Promise.allSettled(reads)) {
     if (result.status === 'rejected') {
       throw result.reason
     }
   }
-  const written = target.write(offset, bytes, buffer, 0, 0)
+  encode?.(buffer)
+  const written = target.write(offset, buffer.length, buffer, 0, 0)
   if (written !== undefined) {
     await written
   }

@@ -5,6 +5,7 @@ import type {
   FileOpenOptions,
   FileStat,
   Host,
+  HostCiphers,
   HostCodecs,
   HostFile,
   HostFiles,
@@ -20,6 +21,7 @@ export type MemoryOperation =
 
 export interface MemoryHostOptions {
   readonly codecs?: HostCodecs
+  readonly ciphers?: HostCiphers
   /** Called before each operation; the errno it returns makes the operation fail without effect. */
   readonly fault?: (operation: MemoryOperation) => ErrnoName | undefined
   /** Turns to wait before an operation completes; 0 completes it synchronously. */
@@ -342,6 +344,10 @@ export class MemoryHost implements Host, HostFiles {
 
   get files(): HostFiles {
     return this
+  }
+
+  get ciphers(): HostCiphers | undefined {
+    return this.options.ciphers
   }
 
   get codecs(): HostCodecs {

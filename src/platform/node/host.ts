@@ -1,4 +1,5 @@
 import type { Host } from '../../host/index.js'
+import { nodeCiphers } from './ciphers.js'
 import { NodeCodecs } from './codecs.js'
 import type { IoPolicy } from './file.js'
 import { NodeFiles } from './files.js'
@@ -22,6 +23,7 @@ export function createNodeHost(options: NodeHostOptions = {}): Host {
   return {
     files: new NodeFiles(options.io ?? 'auto'),
     codecs: new NodeCodecs(),
+    ciphers: nodeCiphers,
     threads: {
       // Few programs start a thread.
       start: async (name) => {

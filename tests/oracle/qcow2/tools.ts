@@ -27,7 +27,7 @@ export async function ours(cwd: string, ...args: string[]): Promise<Outcome> {
 
 /** The oracle. Without it nothing here can pass. */
 export function theirs(cwd: string, ...args: string[]): Outcome {
-  const result = spawnSync('qemu-img', args, { cwd, encoding: 'utf8', timeout: 60_000 })
+  const result = spawnSync('qemu-img', args, { cwd, encoding: 'utf8', timeout: 60_000, maxBuffer: 2 ** 28 })
   if (result.error !== undefined) {
     throw result.error
   }

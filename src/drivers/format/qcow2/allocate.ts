@@ -290,7 +290,7 @@ export class ClusterAllocator {
         this.freed(start, stop - start, reason, fromL2)
       })
     } catch (error) {
-      this.#meta.host.warn(`qcow2_free_clusters failed: ${strerror(codeOf(error))}`)
+      this.#meta.corruption.tell(`qcow2_free_clusters failed: ${strerror(codeOf(error))}`)
     }
   }
 

@@ -43,6 +43,41 @@ export class ReferenceCounts {
     return !this.#pages.has(Math.floor(cluster / countPageClusters))
   }
 
+  /** First cluster of the page behind the one that holds `cluster`. */
+  nextPage(cluster: number): number {
+    return (Math.floor(cluster / countPageClusters) + 1) * countPageClusters
+  }
+
+  /** Forgets all references; the number of clusters stays. */
+  clear(): void {
+    this.#pages.clear()
+  }
+
+  /**
+   * Takes `count` clusters in a row that nothing refers to, from `from` on, growing the image if need be, and
+   * counts one reference for each.
+   *
+   * @returns the first one, and the first gap that was seen, even if it was too small
+   */
+  take(count: number, from: number): { first: number; gap: number } {
+    let run = 0
+    let gap = -1
+    let at = from
+    for (; at < this.clusters && run < count; at++) {
+      if (this.get(at) !== 0) {
+        run = 0
+      } else {
+        run++
+        gap = gap < 0 ? at : gap
+      }
+    }
+    const first = at - run
+    for (let cluster = first; cluster < first + count; cluster++) {
+      this.add(cluster)
+    }
+    return { first, gap: gap < 0 ? from : gap }
+  }
+
   /** Counts one more reference; false if the count is at its maximum. */
   add(cluster: number): boolean {
     const index = Math.floor(cluster / countPageClusters)
@@ -83,6 +118,25 @@ export function refcountAt(block: Uint8Array, index: number, order: number): Ref
   return new DataView(block.buffer, block.byteOffset).getBigUint64(index * 8)
 }
 
+/** Sets the refcount at `index` of a refcount block with entries of `2 ** order` bits. */
+export function setRefcountAt(block: Uint8Array, index: number, order: number, value: number): void {
+  if (order < 3) {
+    const bits = 1 << order
+    const perByte = 8 >> order
+    const at = Math.floor(index / perByte)
+    const shift = (index % perByte) * bits
+    const mask = ((1 << bits) - 1) << shift
+    block[at] = ((block[at] ?? 0) & ~mask) | (value << shift)
+    return
+  }
+  const bytes = 1 << (order - 3)
+  let rest = value
+  for (let at = (index + 1) * bytes - 1; at >= index * bytes; at--) {
+    block[at] = rest % 256
+    rest = Math.floor(rest / 256)
+  }
+}
+
 /** Bytes of refcount blocks kept in memory. */
 const cacheBytes = 4 * 1024 * 1024
 
@@ -96,6 +150,8 @@ export class StoredRefcounts {
   readonly #clusterBits: number
   readonly #order: number
   readonly #blocks = new Map<number, Uint8Array>()
+  /** Table indices of blocks that differ from the file. */
+  readonly #dirty = new Set<number>()
   readonly #maxBlocks: number
   /** log2 of the refcounts in a block. */
   readonly blockBits: number
@@ -150,6 +206,43 @@ export class StoredRefcounts {
     return block === undefined ? this.#readThenGet(index, at) : refcountAt(block, at, this.#order)
   }
 
+  /** Changes a refcount that {@link get} has just returned, and whose block therefore exists. */
+  set(cluster: number, value: number): void {
+    const index = Math.floor(cluster / 2 ** this.blockBits)
+    const block = this.#blocks.get(index)
+    if (block === undefined) {
+      throw new Error(`refcount block ${index} is not at hand`)
+    }
+    setRefcountAt(block, cluster % 2 ** this.blockBits, this.#order, value)
+    this.#dirty.add(index)
+  }
+
+  /** Makes the changes durable. */
+  async flush(): Promise<void> {
+    if (this.#dirty.size === 0) {
+      return
+    }
+    for (const index of [...this.#dirty]) {
+      await this.#writeBlock(index)
+    }
+    const wait = this.#file.flush()
+    if (wait !== undefined) {
+      await wait
+    }
+  }
+
+  async #writeBlock(index: number): Promise<void> {
+    const block = this.#blocks.get(index)
+    if (block === undefined || !this.#dirty.has(index)) {
+      return
+    }
+    const wait = this.#file.write(Number(this.entry(index) & ~511n), block.length, block, 0, 0)
+    if (wait !== undefined) {
+      await wait
+    }
+    this.#dirty.delete(index)
+  }
+
   async #readThenGet(index: number, at: number): Promise<Refcount> {
     const offset = this.entry(index) & ~511n
     const clusterSize = 2 ** this.#clusterBits
@@ -167,6 +260,7 @@ export class StoredRefcounts {
     }
     if (this.#blocks.size >= this.#maxBlocks) {
       for (const oldest of this.#blocks.keys()) {
+        await this.#writeBlock(oldest)
         this.#blocks.delete(oldest)
         break
       }

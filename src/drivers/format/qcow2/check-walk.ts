@@ -3,7 +3,8 @@ import type { CheckResult } from '../../../graph/index.js'
 import type { IoNode } from '../../../io/index.js'
 import type { Maybe } from '../../../sched/index.js'
 import type { Refcount, ReferenceCounts, StoredRefcounts } from './check-counts.js'
-import { tableEntryBytes } from './constants.js'
+import { errnoText, noRepair, type RepairMode, writeRepair, writeRepairThrough } from './check-repair.js'
+import { EntryHigh, EntryLow, tableEntryBytes } from './constants.js'
 import { readInside } from './file-read.js'
 import type { Qcow2Header } from './header.js'
 import { ClusterType, clusterType, hostOffset, isCopied } from './l2-entry.js'
@@ -30,6 +31,9 @@ function isAllocated(type: number): boolean {
   return type === ClusterType.normal || type === ClusterType.zeroAllocated
 }
 
+/** The outcome of a repair of one L2 entry. */
+type EntryFix = 'fixed' | 'failed'
+
 /** Walks L1 and L2 tables as they stand in the file, counting what they refer to. */
 export class CheckWalk {
   readonly #header: Qcow2Header
@@ -37,6 +41,8 @@ export class CheckWalk {
   readonly counts: ReferenceCounts
   readonly #result: CheckResult
   readonly #breathe: () => Promise<void>
+  /** What to repair on the way. */
+  repair: RepairMode = noRepair
 
   /** @param breathe called between tables; may yield, throws to abort */
   constructor(
@@ -92,12 +98,13 @@ export class CheckWalk {
    *
    * @param entries at most 4 Mi, checked by the caller
    * @param active the tree is the guest's: it counts for the allocation figures
+   * @param exact the offset, where a number cannot hold it
    */
-  async countTree(offset: number, entries: number, active: boolean): Promise<void> {
+  async countTree(offset: number, entries: number, active: boolean, exact?: bigint): Promise<void> {
     if (entries === 0) {
       return
     }
-    this.count(offset, entries * tableEntryBytes)
+    this.count(offset, entries * tableEntryBytes, exact)
     const l1 = await this.#readChecked(offset, entries * tableEntryBytes, 'check_refcounts_l1')
     const view = new DataView(l1.buffer)
     for (let at = 0; at + tableEntryBytes <= l1.length; at += tableEntryBytes) {
@@ -155,10 +162,15 @@ export class CheckWalk {
       }
       const cluster = hostOffset(high, low)
       if (cluster % clusterSize !== 0) {
-        const what = type === ClusterType.zeroAllocated ? 'Preallocated' : 'Data'
+        const zero = type === ClusterType.zeroAllocated
+        const fixable = zero && this.repair.errors
         this.#corrupt(
-          `ERROR offset=${cluster.toString(16)}: ${what} cluster is not properly aligned; L2 entry corrupted.`,
+          `${fixable ? 'Repairing' : 'ERROR'} offset=${cluster.toString(16)}: ` +
+            `${zero ? 'Preallocated' : 'Data'} cluster is not properly aligned; L2 entry corrupted.`,
         )
+        if (fixable && (await this.#makeZero(offset + at, active)) === 'fixed') {
+          continue
+        }
       }
       if (active) {
         this.#result.allocatedClusters++
@@ -169,6 +181,33 @@ export class CheckWalk {
       }
       this.count(cluster, clusterSize)
     }
+  }
+
+  /**
+   * Turns the L2 entry at `offset` into one that reads as zeroes without a cluster.
+   *
+   * @throws EIO if that would overwrite other metadata
+   */
+  async #makeZero(offset: number, active: boolean): Promise<EntryFix> {
+    const entry = new Uint8Array(tableEntryBytes)
+    new DataView(entry.buffer).setUint32(4, EntryLow.zero)
+    try {
+      this.repair.overlap?.checkExcept(offset, entry.length, active ? 'active-l2' : 'inactive-l2')
+    } catch (error) {
+      this.#result.messages.push('ERROR: Overlap check failed')
+      this.#result.checkErrors++
+      throw error
+    }
+    try {
+      await writeRepairThrough(this.#file, offset, entry)
+    } catch (error) {
+      this.#result.messages.push(`ERROR: Failed to overwrite L2 table entry: ${errnoText(error)}`)
+      this.#result.checkErrors++
+      return 'failed'
+    }
+    this.#result.corruptions--
+    this.#result.corruptionsFixed++
+    return 'fixed'
   }
 
   #countCompressed(high: number, low: number, active: boolean): void {
@@ -192,8 +231,16 @@ export class CheckWalk {
     }
   }
 
+  /** Whether flags are to be repaired: with leaks only if the refcounts are known to be right. */
+  get #repairsFlags(): boolean {
+    const { checkErrors, corruptions, leaks } = this.#result
+    return this.repair.errors || (this.repair.leaks && checkErrors === 0 && corruptions === 0 && leaks === 0)
+  }
+
   /** Compares the COPIED flags of the guest's tables with the stored refcounts. */
   async checkCopiedFlags(stored: StoredRefcounts): Promise<void> {
+    const repair = this.#repairsFlags
+    const word = repair ? 'Repairing' : 'ERROR'
     const { l1TableOffset, l1Size } = this.#header
     const l1 = await readInside(this.#file, l1TableOffset, l1Size * tableEntryBytes)
     const view = new DataView(l1.buffer)
@@ -210,16 +257,55 @@ export class CheckWalk {
       }
       if ((refcount === 1) !== isCopied(high)) {
         this.#corrupt(
-          `ERROR OFLAG_COPIED L2 cluster: l1_index=${at / tableEntryBytes} ` +
+          `${word} OFLAG_COPIED L2 cluster: l1_index=${at / tableEntryBytes} ` +
             `l1_entry=${hex64(high, low)} refcount=${refcount}`,
         )
+        if (repair) {
+          view.setUint32(at, (high ^ EntryHigh.copied) >>> 0)
+          await this.#writeL1Entry(l1TableOffset, l1, at)
+        }
       }
-      await this.#checkCopiedL2(l2Offset, stored)
+      await this.#checkCopiedL2(l2Offset, stored, repair)
       await this.#breathe()
     }
   }
 
-  async #checkCopiedL2(offset: number, stored: StoredRefcounts): Promise<void> {
+  /** Writes the sector of the L1 table that holds the entry at byte `at` of it. */
+  async #writeL1Entry(offset: number, l1: Uint8Array, at: number): Promise<void> {
+    const start = at - (at % 512)
+    try {
+      this.repair.overlap?.checkExcept(offset + start, 512, 'active-l1')
+      await writeRepairThrough(this.#file, offset + start, l1.subarray(start, start + 512))
+    } catch (error) {
+      this.#result.checkErrors++
+      throw ioError(codeOf(error))
+    }
+    this.#result.corruptions--
+    this.#result.corruptionsFixed++
+  }
+
+  async #writeL2(offset: number, l2: Uint8Array, changed: number): Promise<void> {
+    try {
+      this.repair.overlap?.checkExcept(offset, l2.length, 'active-l2')
+    } catch (error) {
+      this.#result.messages.push(
+        `ERROR: Could not write L2 table; metadata overlap check failed: ${errnoText(error)}`,
+      )
+      this.#result.checkErrors++
+      throw ioError(codeOf(error))
+    }
+    try {
+      await writeRepair(this.#file, offset, l2)
+    } catch (error) {
+      this.#result.messages.push(`ERROR: Could not write L2 table: ${errnoText(error)}`)
+      this.#result.checkErrors++
+      throw ioError(codeOf(error))
+    }
+    this.#result.corruptions -= changed
+    this.#result.corruptionsFixed += changed
+  }
+
+  async #checkCopiedL2(offset: number, stored: StoredRefcounts, repair: boolean): Promise<void> {
     let l2: Uint8Array
     try {
       l2 = await readInside(this.#file, offset, this.#header.clusterSize)
@@ -230,6 +316,7 @@ export class CheckWalk {
       throw failure
     }
     const view = new DataView(l2.buffer)
+    let changed = 0
     for (let at = 0; at + tableEntryBytes <= l2.length; at += tableEntryBytes) {
       const high = view.getUint32(at)
       const low = view.getUint32(at + 4)
@@ -239,8 +326,16 @@ export class CheckWalk {
       const maybe = this.#refcountAt(stored, hostOffset(high, low))
       const refcount = maybe instanceof Promise ? await maybe : maybe
       if (refcount !== undefined && (refcount === 1) !== isCopied(high)) {
-        this.#corrupt(`ERROR OFLAG_COPIED data cluster: l2_entry=${hex64(high, low)} refcount=${refcount}`)
+        const word = repair ? 'Repairing' : 'ERROR'
+        this.#corrupt(`${word} OFLAG_COPIED data cluster: l2_entry=${hex64(high, low)} refcount=${refcount}`)
+        if (repair) {
+          view.setUint32(at, (high ^ EntryHigh.copied) >>> 0)
+          changed++
+        }
       }
+    }
+    if (changed !== 0) {
+      await this.#writeL2(offset, l2, changed)
     }
   }
 

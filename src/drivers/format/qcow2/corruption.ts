@@ -22,6 +22,8 @@ export class CorruptionReport {
   #marking: Promise<void> | undefined = undefined
   /** The image has been taken out of service. */
   fatal = false
+  /** Where lines for the user go instead of the host's warnings, while a check collects its messages. */
+  divert: ((line: string) => void) | undefined = undefined
   /** Called when that happens. */
   onFatal: (() => void) | undefined = undefined
 
@@ -31,7 +33,7 @@ export class CorruptionReport {
 
   /** Reports `message` and returns the error for the request that met it. */
   signal(message: string, mayBeFatal = true): BlockError {
-    const { host, header, node } = this.#image
+    const { header, node } = this.#image
     const fatal = mayBeFatal && !node.readOnly
     const error = ioError('EIO', { node: node.nodeName })
     if (this.#reported && (!fatal || (header.incompatible & Incompatible.corrupt) !== 0)) {
@@ -39,15 +41,24 @@ export class CorruptionReport {
     }
     this.#reported = true
     if (!fatal) {
-      host.warn(`qcow2: Image is corrupt: ${message}; further non-fatal corruption events will be suppressed`)
+      this.tell(`qcow2: Image is corrupt: ${message}; further non-fatal corruption events will be suppressed`)
       return error
     }
-    host.warn(`qcow2: Marking image as corrupt: ${message}; further corruption events will be suppressed`)
+    this.tell(`qcow2: Marking image as corrupt: ${message}; further corruption events will be suppressed`)
     header.incompatible |= Incompatible.corrupt
     this.fatal = true
     this.#marking = this.#mark()
     this.onFatal?.()
     return error
+  }
+
+  /** A line for the user. */
+  tell(line: string): void {
+    if (this.divert === undefined) {
+      this.#image.host.warn(line)
+    } else {
+      this.divert(line)
+    }
   }
 
   async #mark(): Promise<void> {

@@ -9,7 +9,6 @@ import {
   type ReopenContext,
   type ReopenPlan,
   type SnapshotInfo,
-  type SnapshotOperations,
   type SpecificInfo,
   type TruncateOptions,
   type VmStateArea,
@@ -34,6 +33,7 @@ import { L2Tables } from './l2-tables.js'
 import { Mapping } from './mapping.js'
 import type { Qcow2Metadata } from './metadata.js'
 import { prepareReopen } from './reopen.js'
+import { ImageRepair } from './repair.js'
 import { Resize } from './resize.js'
 import type { RuntimeSettings } from './settings.js'
 import { Qcow2Snapshots } from './snapshot-operations.js'
@@ -123,7 +123,7 @@ export class Qcow2Image implements DriverState {
   readonly #zeroDiscard: ZeroDiscard
   readonly #compressed: CompressedClusters
   #settings: RuntimeSettings
-  readonly snapshotOperations: SnapshotOperations
+  readonly snapshotOperations: Qcow2Snapshots
   readonly vmState: VmStateArea
 
   constructor(meta: Qcow2Metadata, file: BlockChild, settings: RuntimeSettings) {
@@ -193,10 +193,18 @@ export class Qcow2Image implements DriverState {
   }
 
   async check(fix: CheckFix, signal?: AbortSignal): Promise<CheckResult> {
-    return await this.#meta.locked(async () => {
+    const meta = this.#meta
+    return await meta.locked(async () => {
       // The check reads the file, not the caches.
-      await this.#meta.writeCaches()
-      return await checkImage(this, fix, signal)
+      await meta.writeCaches()
+      if (!fix.leaks && !fix.errors) {
+        return await checkImage(this, fix, signal)
+      }
+      if (!meta.loaded) {
+        await meta.load()
+      }
+      const repair = new ImageRepair(meta, this.snapshotOperations, () => this.#compressed.invalidate())
+      return await checkImage(this, fix, signal, repair)
     })
   }
 

@@ -19,7 +19,7 @@ const structures = [
   'bitmap-directory',
 ] as const
 
-type Structure = (typeof structures)[number]
+export type Structure = (typeof structures)[number]
 
 const constant: readonly Structure[] = [
   'main-header',
@@ -160,6 +160,14 @@ export class OverlapCheck {
     }
   }
 
+  /** {@link check} for a write to structures of the kind `except`. */
+  checkExcept(offset: number, bytes: number, except: Structure): void {
+    const hit = this.#find(offset, bytes, except)
+    if (hit !== undefined) {
+      throw this.#overlap(hit)
+    }
+  }
+
   /** Throws EIO, and reports the image as corrupt, if the table or block at `offset` must not be changed. */
   checkTable(offset: number): void {
     const hit = this.#misplaced.size === 0 ? undefined : this.#misplaced.get(offset)
@@ -219,7 +227,7 @@ export class OverlapCheck {
           }
         }
       }
-      if (this.#inactiveTables.overlaps(first, last)) {
+      if (except !== 'inactive-l2' && this.#inactiveTables.overlaps(first, last)) {
         return 'inactive L2 table'
       }
     }

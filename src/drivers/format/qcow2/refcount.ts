@@ -230,32 +230,32 @@ export class Refcounts {
   }
 
   /**
-   * Takes a reference from each cluster; `onFree` gets the runs that have none left. Clusters whose
-   * count cannot be changed are left out, and the first reason is thrown at the end.
+   * Takes a reference from each cluster; `onFree` gets the runs that have none left.
+   *
+   * @throws EINVAL if one of them has none to take; nothing is changed then, nor on other errors
    */
   async decrease(first: number, count: number, onFree: (start: number, end: number) => void): Promise<void> {
     const { blockEntries } = this.#meta.geometry
     const end = first + count
-    let failure: unknown
+    const freed: [number, number][] = []
     for (let at = first; at < end; ) {
       const stop = Math.min(end, at - (at % blockEntries) + blockEntries)
       try {
-        await this.#decreaseInBlock(at, stop, onFree)
+        await this.#decreaseInBlock(at, stop, freed)
       } catch (error) {
-        failure ??= error
+        if (at !== first) {
+          await this.increase(first, at - first)
+        }
+        throw error
       }
       at = stop
     }
-    if (failure !== undefined) {
-      throw failure
+    for (const [start, stop] of freed) {
+      onFree(start, stop)
     }
   }
 
-  async #decreaseInBlock(
-    first: number,
-    end: number,
-    onFree: (start: number, end: number) => void,
-  ): Promise<void> {
+  async #decreaseInBlock(first: number, end: number, freed: [number, number][]): Promise<void> {
     const { blockEntries } = this.#meta.geometry
     const { blocks } = this.#meta
     const offset = this.blockOffset(this.tableIndex(first))
@@ -264,32 +264,26 @@ export class Refcounts {
     }
     this.#meta.overlap?.checkTable(offset)
     const block = await blocks.load(offset)
-    let valid = true
     try {
-      let runStart = first
       for (let at = first; at < end; at++) {
-        const index = at % blockEntries
-        const counted = this.format.canAdd(block, index, -1)
-        valid &&= counted
-        if (counted) {
-          this.format.add(block, index, -1)
-        }
-        if (!counted || this.format.get(block, index) !== 0) {
-          if (runStart < at) {
-            onFree(runStart, at)
-          }
-          runStart = at + 1
+        if (!this.format.canAdd(block, at % blockEntries, -1)) {
+          throw ioError('EINVAL')
         }
       }
-      if (runStart < end) {
-        onFree(runStart, end)
+      for (let at = first; at < end; at++) {
+        this.format.add(block, at % blockEntries, -1)
+        if (this.format.get(block, at % blockEntries) === 0) {
+          const run = freed.at(-1)
+          if (run !== undefined && run[1] === at) {
+            run[1]++
+          } else {
+            freed.push([at, at + 1])
+          }
+        }
       }
       blocks.markDirty(block)
     } finally {
       blocks.release(block)
-    }
-    if (!valid) {
-      throw ioError('EINVAL')
     }
   }
 }

@@ -75,6 +75,8 @@ export class Qcow2Snapshots implements SnapshotOperations {
         unknownExtra: new Uint8Array(0),
         extraDataBytes: 0,
         diskSize: header.size,
+        storedDiskSize: BigInt(header.size),
+        storedVmState: BigInt(snapshot.vmStateSize),
         l1TableOffset: BigInt(offset),
         l1Size: l1.size,
       }
@@ -183,6 +185,18 @@ export class Qcow2Snapshots implements SnapshotOperations {
       meta.l1.replace(offset, bytes)
     })
     this.#parts.forgetDecoded()
+  }
+
+  /** Writes the table anew, with everything an entry must have. Lock held. */
+  async rewrite(): Promise<void> {
+    const { allocator, geometry, refcounts, header, file, snapshotTableBytes } = this.#meta
+    const first = header.snapshotsOffset / geometry.clusterSize
+    const end = geometry.clusters(Math.min(header.snapshotsOffset + snapshotTableBytes, file.length))
+    if (first < end && (await refcounts.get(first)) === 0) {
+      // The old table claims more than the file has, so nothing counts it; it must last until the new one stands.
+      allocator.ban(first, end - first)
+    }
+    await this.#writeTable([...this.#meta.snapshots])
   }
 
   /** Runs `body` with the metadata lock held and the tables in memory; the protection of metadata follows. */

@@ -17,6 +17,9 @@ export interface Qcow2Snapshot extends SnapshotInfo {
   /** Id and name as stored: they need not be UTF-8. */
   readonly idBytes: Uint8Array
   readonly nameBytes: Uint8Array
+  /** The sizes as stored, 64 bits: a number may be less exact. */
+  readonly storedVmState: bigint
+  readonly storedDiskSize: bigint
   /** Extra data beyond the fields this driver knows, kept for those who do. */
   readonly unknownExtra: Uint8Array
 }
@@ -31,6 +34,14 @@ export interface SnapshotTable {
   readonly snapshots: readonly Qcow2Snapshot[]
   /** Length of the table in bytes. */
   readonly bytes: number
+}
+
+/** Receives what is wrong with a table that is being repaired: such entries are kept as far as possible. */
+export interface SnapshotTableRepair {
+  /** Entry `index` has more extra data than allowed; the rest of it is dropped. */
+  extraDropped(index: number, bytes: number): void
+  /** The table becomes too large with the entry at hand: it and what follows, `count` in all, is dropped. */
+  entriesDropped(count: number): void
 }
 
 /** Bytes of the entry that starts with this header. Pure. */
@@ -51,6 +62,8 @@ export function parseSnapshotEntry(bytes: Uint8Array, guestSize: number): Qcow2S
   const idBytes = reader.u16(12)
   const idAt = snapshotHeaderBytes + extra
   const icount = extra >= knownExtraBytes ? reader.u64(snapshotHeaderBytes + 16) : noIcount
+  const vmState = extra >= 8 ? reader.u64(snapshotHeaderBytes) : BigInt(reader.u32(32))
+  const diskSize = extra >= 16 ? reader.u64(snapshotHeaderBytes + 8) : BigInt(guestSize)
   const id = reader.text(idAt, idBytes)
   const name = reader.text(idAt + idBytes, reader.u16(14))
   return {
@@ -62,12 +75,14 @@ export function parseSnapshotEntry(bytes: Uint8Array, guestSize: number): Qcow2S
     name: name.text,
     nameBytes: name.bytes,
     unknownExtra: reader.slice(snapshotHeaderBytes + knownExtraBytes, Math.max(0, extra - knownExtraBytes)),
-    vmStateSize: extra >= 8 ? Number(reader.u64(snapshotHeaderBytes)) : reader.u32(32),
+    vmStateSize: Number(vmState),
+    storedVmState: vmState,
     dateSeconds: reader.u32(16),
     dateNanoseconds: reader.u32(20),
     vmClockNanoseconds: reader.u64(24),
     ...(icount === noIcount ? {} : { icount }),
-    diskSize: extra >= 16 ? Number(reader.u64(snapshotHeaderBytes + 8)) : guestSize,
+    diskSize: Number(diskSize),
+    storedDiskSize: diskSize,
   }
 }
 
@@ -78,30 +93,66 @@ export function parseSnapshotEntry(bytes: Uint8Array, guestSize: number): Qcow2S
  * @param file the node that holds the image
  * @throws EFBIG with QEMU's text and hint
  */
-export async function readSnapshotTable(file: IoNode, header: Qcow2Header): Promise<SnapshotTable> {
+export async function readSnapshotTable(
+  file: IoNode,
+  header: Qcow2Header,
+  repair?: SnapshotTableRepair,
+): Promise<SnapshotTable> {
   const snapshots: Qcow2Snapshot[] = []
   const head = new Uint8Array(snapshotHeaderBytes)
   let end = 0
+  // What the table would occupy without the extra data that is dropped.
+  let kept = 0
   for (let index = 0; index < header.snapshotCount; index++) {
+    const before = end
     const at = Math.ceil(end / 8) * 8
     await readTable(file, header.snapshotsOffset + at, head)
-    if (new ByteReader(head).u32(36) > maxSnapshotExtraBytes) {
+    const extraBytes = new ByteReader(head).u32(36)
+    const tooMuch = Math.max(0, extraBytes - maxSnapshotExtraBytes)
+    if (tooMuch !== 0 && repair !== undefined) {
+      repair.extraDropped(index, extraBytes)
+      snapshots.push(await readCutEntry(file, header, at, head))
+      end = at + snapshotEntryBytes(head)
+    } else if (tooMuch !== 0) {
       throw blockError('EFBIG', `Too much extra metadata in snapshot table entry ${index}`, {
         hint: 'You can force-remove this extra metadata with qemu-img check -r all',
       })
+    } else {
+      const entry = new Uint8Array(snapshotEntryBytes(head))
+      await readTable(file, header.snapshotsOffset + at, entry)
+      snapshots.push(parseSnapshotEntry(entry, header.size))
+      end = at + entry.length
     }
-    const entry = new Uint8Array(snapshotEntryBytes(head))
-    await readTable(file, header.snapshotsOffset + at, entry)
-    snapshots.push(parseSnapshotEntry(entry, header.size))
-    end = at + entry.length
-    if (end > maxSnapshotTableBytes) {
+    kept += end - before - tooMuch
+    if (kept > maxSnapshotTableBytes || end > 0x7fffffff) {
       const count = header.snapshotCount - index
+      if (repair !== undefined) {
+        repair.entriesDropped(count)
+        snapshots.pop()
+        return { snapshots, bytes: before }
+      }
       throw blockError('EFBIG', 'Snapshot table is too big', {
         hint: `You can force-remove all ${count} overhanging snapshots with qemu-img check -r all`,
       })
     }
   }
   return { snapshots, bytes: end }
+}
+
+/** The entry at `at` of the table, which begins with `head`, with as much extra data as is allowed. */
+async function readCutEntry(
+  file: IoNode,
+  header: Qcow2Header,
+  at: number,
+  head: Uint8Array,
+): Promise<Qcow2Snapshot> {
+  const names = snapshotEntryBytes(head) - new ByteReader(head).u32(36) - snapshotHeaderBytes
+  const entry = new Uint8Array(snapshotHeaderBytes + maxSnapshotExtraBytes + names)
+  await readTable(file, header.snapshotsOffset + at, entry.subarray(0, entry.length - names))
+  const namesAt = header.snapshotsOffset + at + snapshotEntryBytes(head) - names
+  await readTable(file, namesAt, entry.subarray(entry.length - names))
+  new DataView(entry.buffer).setUint32(36, maxSnapshotExtraBytes)
+  return parseSnapshotEntry(entry, header.size)
 }
 
 /** Bytes of the entry that {@link serializeSnapshots} writes. */
@@ -135,7 +186,7 @@ export function serializeSnapshots(snapshots: readonly Qcow2Snapshot[]): Uint8Ar
 }
 
 function serializeEntry(snapshot: Qcow2Snapshot, bytes: Uint8Array, view: DataView): void {
-  const { idBytes, nameBytes, unknownExtra, vmStateSize } = snapshot
+  const { idBytes, nameBytes, unknownExtra, storedVmState } = snapshot
   view.setBigUint64(0, snapshot.l1TableOffset)
   view.setUint32(8, snapshot.l1Size)
   view.setUint16(12, idBytes.length)
@@ -144,10 +195,10 @@ function serializeEntry(snapshot: Qcow2Snapshot, bytes: Uint8Array, view: DataVi
   view.setUint32(20, snapshot.dateNanoseconds)
   view.setBigUint64(24, BigInt.asUintN(64, snapshot.vmClockNanoseconds))
   // Programs that know only this field shall rather see no VM state than a part of it.
-  view.setUint32(32, vmStateSize <= 0xffffffff ? vmStateSize : 0)
+  view.setUint32(32, storedVmState <= 0xffffffffn ? Number(storedVmState) : 0)
   view.setUint32(36, knownExtraBytes + unknownExtra.length)
-  view.setBigUint64(40, BigInt(vmStateSize))
-  view.setBigUint64(48, BigInt(snapshot.diskSize))
+  view.setBigUint64(40, storedVmState)
+  view.setBigUint64(48, snapshot.storedDiskSize)
   view.setBigUint64(56, snapshot.icount === undefined ? noIcount : BigInt.asUintN(64, snapshot.icount))
   const idAt = snapshotHeaderBytes + knownExtraBytes + unknownExtra.length
   bytes.set(unknownExtra, snapshotHeaderBytes + knownExtraBytes)

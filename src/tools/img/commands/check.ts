@@ -66,7 +66,7 @@ export const check: ImgCommand = {
         fix,
         label: filename,
         signal: tool.context.signal,
-        message: (line) => tool.context.stderr(`${line}\n`),
+        message: (line, report) => (report ? tool.error(line) : tool.context.stderr(`${line}\n`)),
         onRepaired: (leaks, corruptions) => {
           if (!json) {
             print('The following inconsistencies were found and repaired:')
@@ -78,7 +78,6 @@ export const check: ImgCommand = {
     } catch (error) {
       if (codeOf(error) === 'ENOTSUP') {
         tool.report(error)
-        // What is not supported may also be a repair.
         return error instanceof Error && error.message === noChecks ? 63 : 1
       }
       if (!tool.context.signal.aborted) {
