@@ -23,7 +23,7 @@ function vault(takesKeys = true): BlockDriver {
         let hasKey = false
         return {
           length: 512,
-          backingFile: '/b',
+          backingFile: file.node.filename === '/a' ? '/b' : undefined,
           map: {
             resolveRead: (offset, bytes, out) => {
               out.data(bytes, file.node, offset, 0)
@@ -78,13 +78,17 @@ const [right, wrong] = [bytes('open'), bytes('shut')]
 
 async function setup() {
   const made = memoryLayer({ drivers: [vault(), vault(false), plainOverlay] })
-  for (const path of ['/a', '/b']) {
+  for (const path of ['/a', '/b', '/c']) {
     made.host.put(path, pattern(512, 1))
   }
-  const encrypted = (name = 'v') =>
-    made.layer.open('/a', { driver: 'vault', 'node-name': name, backing: null })
+  const encrypted = (name = 'v') => made.layer.open('/c', { driver: 'vault', 'node-name': name })
   const over = (driver: string) =>
-    made.layer.open('/a', { driver, 'node-name': 'top', 'backing.driver': 'vault', 'backing.node-name': 'below' })
+    made.layer.open('/a', {
+      driver,
+      'node-name': 'top',
+      'backing.driver': 'vault',
+      'backing.node-name': 'below',
+    })
   return { ...made, encrypted, over }
 }
 
@@ -162,14 +166,20 @@ test('row 103: texts and classes of adding a key', async () => {
     const error: unknown = await run.catch((reason: unknown) => reason)
     return isBlockError(error) ? [error.errorClass, error.message] : error
   }
-  expect(await classOf(addEncryptionKey(own, undefined))).toEqual(['DeviceEncrypted', "'v' (/a) is encrypted"])
+  expect(await classOf(addEncryptionKey(own, undefined))).toEqual([
+    'DeviceEncrypted',
+    "'v' (/c) is encrypted",
+  ])
   await addEncryptionKey(own, right)
   await addEncryptionKey(own, undefined)
   const top = await over('overlay')
   const device = new Backend(layer, { name: 'd0', perm: Perm.consistentRead })
   await device.insert(top)
   // The name is the backing file's if that is the encrypted one, and the device's for the node's.
-  expect(await classOf(addEncryptionKey(top, undefined))).toEqual(['DeviceEncrypted', "'d0' (/b) is encrypted"])
+  expect(await classOf(addEncryptionKey(top, undefined))).toEqual([
+    'DeviceEncrypted',
+    "'d0' (/b) is encrypted",
+  ])
   await addEncryptionKey(top, right)
   await addEncryptionKey(top, undefined)
   expect(await classOf(addEncryptionKey(plain, right))).toEqual(['GenericError', "Node 'p' is not encrypted"])
