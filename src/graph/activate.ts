@@ -1,4 +1,4 @@
-import { blockError, errnoError, ioError, isBlockError } from '../errors/index.js'
+import { blockError, codeOf, errnoError, ioError, isBlockError } from '../errors/index.js'
 import { drain } from './drain.js'
 import { Perm } from './flags.js'
 import { installState, refreshLength, refreshLimits } from './geometry.js'
@@ -41,12 +41,17 @@ export async function activateNode(node: BlockNode): Promise<void> {
   }
   if (node.flags.inactive) {
     setInactive(node, false)
+    let invalidated = false
     try {
       await refreshPermissions([node])
       await invalidateNode(node)
+      invalidated = true
       refreshLength(node)
       refreshLimits(node)
     } catch (error) {
+      if (invalidated) {
+        await letGo(node)
+      }
       setInactive(node, true)
       // What activating took is given back; that cannot conflict with anything.
       await refreshPermissions([node]).catch(() => undefined)
@@ -62,6 +67,15 @@ export async function activateNode(node: BlockNode): Promise<void> {
       setInactive(node, true)
       throw error
     }
+  }
+}
+
+/** The driver gives up again what it took when it read the image. The error that made it so is the one to report. */
+async function letGo(node: BlockNode): Promise<void> {
+  try {
+    await node.state?.inactivate?.()
+  } catch (error) {
+    codeOf(error)
   }
 }
 

@@ -25,6 +25,8 @@ export interface EdgeParent {
   inactivate?(): Maybe<void>
   /** The node below is active again. */
   activate?(): Maybe<void>
+  /** Its edges do not follow when another node takes the place of theirs (jobs). */
+  readonly stayAtNode?: boolean
   /** The node, if the parent is one. */
   readonly parentNode?: BlockNode
 }

@@ -6,6 +6,7 @@ import type { AioContext } from './aio-context.js'
 import type { BlockChild } from './child.js'
 import type {
   AmendContext,
+  BitmapStore,
   DebugHooks,
   KeyHooks,
   MediumHooks,
@@ -133,7 +134,10 @@ export interface DriverState {
   makeEmpty?(): Wait
   /** Checks a change of options and prepares it; nothing changes until the plan is committed. Throws to refuse. */
   prepareReopen?(context: ReopenContext): Maybe<ReopenPlan>
+  /** Whether replacing `node`, at or below this one, by one with the same contents as this one changes nothing for those above. */
+  canReplace?(node: BlockNode): boolean
   readonly debug?: DebugHooks
+  readonly bitmapStore?: BitmapStore
   readonly medium?: MediumHooks
   readonly key?: KeyHooks
   probeBlockSizes?(): { logical: number; physical: number } | undefined

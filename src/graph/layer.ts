@@ -46,6 +46,8 @@ export class BlockLayer {
   readonly mainContext = new AioContext('main')
   /** Objects that options refer to by id: secrets, throttle groups. */
   readonly objects = new UserObjects()
+  /** @internal Called when edges have been added: users that now stand above drained nodes must be held. */
+  readonly drainedSections = new Set<() => void>()
   /** @internal Held from the first change of edges or flags until their permissions are settled. */
   readonly graphLock = new Mutex()
   readonly #modules = new Map<BlockDriver, DriverModule>()

@@ -33,6 +33,9 @@ export function attachEdge(child: BlockChild): void {
   }
   child.node.parents.push(child)
   child.node.references++
+  for (const update of child.node.layer.drainedSections) {
+    update()
+  }
 }
 
 /** Takes an edge out of both lists. The caller owns the reference that the edge held. */
@@ -129,6 +132,8 @@ export async function closeNode(node: BlockNode): Promise<void> {
     node.direct = undefined
     node.flushPath = undefined
   }
+  // What was to be kept of them is in the image.
+  await step(() => node.dirtyBitmaps.releaseNamed())
   const backing = node.children.filter((child) => child.name === 'backing')
   const others = node.children.filter((child) => child.name !== 'backing')
   for (const child of backing) {

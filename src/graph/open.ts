@@ -404,6 +404,7 @@ async function openDriver(
     node.autoBackingFile = node.backingFile
   } catch (error) {
     node.driver = undefined
+    node.dirtyBitmaps.releaseNamed()
     for (const child of [...node.children]) {
       await detachChild(child)
     }

@@ -311,6 +311,35 @@ test('row 115: a qcow2 image goes to and fro between us and QEMU, each with its 
   expect(qemuIo(path, 'read -P 13 0 64k', 'read -P 32 2M 64k', 'read -P 31 1M 64k')).not.toContain('failed')
 })
 
+test('row 115: stored bitmaps go with the image', async () => {
+  const path = join(folder, 'c.qcow2')
+  execFileSync('qemu-img', ['create', '-q', '-f', 'qcow2', path, '1M'])
+  execFileSync('qemu-img', ['bitmap', '--add', path, 'b0'])
+  const layer = nodeLayer()
+  const node = await layer.open(path, { 'node-name': 'q' }, { write: true })
+  const names = () => [...node.dirtyBitmaps].map((bitmap) => [bitmap.name, bitmap.count > 0]).toSorted()
+  await node.write(0, 512, pattern(512, 5), 0, 0)
+  expect(names()).toEqual([['b0', true]])
+  await inactivateAll(layer)
+  expect(names()).toEqual([])
+  const info = () => execFileSync('qemu-img', ['info', path], { encoding: 'utf8' })
+  expect(info()).toContain('name: b0')
+  expect(info()).not.toContain('in-use')
+  execFileSync('qemu-img', ['bitmap', '--add', path, 'b1'])
+  await activateAll(layer)
+  expect(names()).toEqual([
+    ['b0', true],
+    ['b1', false],
+  ])
+  await node.write(65536, 512, pattern(512, 5), 0, 0)
+  await layer.unref(node)
+  const incoming = await layer.open(path, { active: false }, { write: true })
+  expect([...incoming.dirtyBitmaps]).toEqual([])
+  await layer.unref(incoming)
+  expect(info()).not.toContain('in-use')
+  expect(execFileSync('qemu-img', ['check', path], { encoding: 'utf8' })).toContain('No errors were found')
+})
+
 test('row 115: an image that is broken when it comes back stays inactive and usable once repaired', async () => {
   const path = join(folder, 'b.qcow2')
   const copy = join(folder, 'b.copy')

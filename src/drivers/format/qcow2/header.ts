@@ -383,13 +383,13 @@ export function describeUnsupported(header: Qcow2Header, mode: HeaderMode = {}):
 }
 
 /**
- * Clears the autoclear bits of features that a write by this driver invalidates, which are all:
- * persistent bitmaps are not kept up to date here. Their extension stays, marked inconsistent by
- * the cleared bit. Returns whether the header changed and must be written.
+ * Clears the autoclear bits of features that this driver does not know: a write invalidates them.
+ * Returns whether the header changed and must be written.
  */
 export function clearAutoclear(header: Qcow2Header): boolean {
-  const changed = header.autoclear !== 0 || header.autoclearHigh !== 0
-  header.autoclear = 0
+  const known = header.autoclear & Autoclear.known
+  const changed = header.autoclear !== known || header.autoclearHigh !== 0
+  header.autoclear = known
   header.autoclearHigh = 0
   return changed
 }

@@ -24,6 +24,7 @@ import {
   type WritePlan,
 } from '../../../io/index.js'
 import type { Wait } from '../../../sched/index.js'
+import type { PersistentBitmaps } from './bitmap-store.js'
 import { checkImage } from './check.js'
 import { ClusterWriter } from './cluster.js'
 import { CompressedClusters } from './compressed.js'
@@ -118,6 +119,7 @@ export class Qcow2Image implements DriverState {
   readonly flushPath: FlushPath
   readonly supportedZeroFlags: number
   readonly clusterSize: number
+  readonly bitmapStore: PersistentBitmaps
   readonly #meta: Qcow2Metadata
   readonly #resize: Resize
   readonly #zeroDiscard: ZeroDiscard
@@ -126,10 +128,11 @@ export class Qcow2Image implements DriverState {
   readonly snapshotOperations: Qcow2Snapshots
   readonly vmState: VmStateArea
 
-  constructor(meta: Qcow2Metadata, file: BlockChild, settings: RuntimeSettings) {
+  constructor(meta: Qcow2Metadata, file: BlockChild, settings: RuntimeSettings, bitmaps: PersistentBitmaps) {
     this.#meta = meta
     this.#settings = settings
     this.file = file
+    this.bitmapStore = bitmaps
     this.clusterSize = meta.geometry.clusterSize
     this.supportedZeroFlags = meta.header.version >= 3 ? ReqFlags.mayUnmap | ReqFlags.noFallback : 0
     const tables = new L2Tables(meta)
@@ -141,7 +144,7 @@ export class Qcow2Image implements DriverState {
     this.#compressed = compressed
     this.map = new ImagePath(new Mapping(meta), writer, zeroDiscard, compressed)
     this.flushPath = { flushToOs: () => meta.flushToOs() }
-    this.#resize = new Resize(meta, tables, writer, zeroDiscard, () => {
+    this.#resize = new Resize(meta, tables, writer, zeroDiscard, bitmaps, () => {
       const { l2Entries, l2EntryBytes, refcountEntries } = this.#settings.caches()
       meta.l2.capacity = Math.floor((l2Entries * l2EntryBytes) / meta.l2.tableBytes)
       meta.blocks.capacity = refcountEntries
@@ -234,7 +237,7 @@ export class Qcow2Image implements DriverState {
   }
 
   async prepareReopen(context: ReopenContext): Promise<ReopenPlan> {
-    return await prepareReopen(context, this.#meta, (settings) => {
+    return await prepareReopen(context, this.#meta, this.bitmapStore, (settings) => {
       this.#settings = settings
     })
   }
@@ -265,7 +268,14 @@ export class Qcow2Image implements DriverState {
 
   /** Writes everything back, so that another process may open the image. */
   async inactivate(): Promise<void> {
-    await this.#meta.locked(() => this.#meta.writeCaches())
+    await this.#meta.locked(async () => {
+      const stored = await this.bitmapStore.storeAtEnd()
+      this.bitmapStore.release()
+      await this.#meta.writeCaches()
+      if (!stored) {
+        throw ioError('EINVAL', { node: this.#meta.node.nodeName, operation: 'inactivate' })
+      }
+    })
   }
 
   /** Writes back what is in memory. What cannot be written is lost, with a word to the user. */
@@ -276,6 +286,9 @@ export class Qcow2Image implements DriverState {
       return
     }
     await this.#meta.locked(async () => {
+      if (!this.#meta.node.readOnly) {
+        await this.bitmapStore.storeAtEnd()
+      }
       try {
         await this.#meta.writeL2()
       } catch (error) {

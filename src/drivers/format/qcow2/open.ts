@@ -1,7 +1,7 @@
 import { codeOf, errnoError } from '../../../errors/index.js'
 import type { OpenContext } from '../../../graph/index.js'
 import type { IoNode } from '../../../io/index.js'
-import { checkBitmaps } from './bitmap-directory.js'
+import { PersistentBitmaps } from './bitmap-store.js'
 import { headerLengthV3 } from './constants.js'
 import { readPadded } from './file-read.js'
 import { clearAutoclear, describeUnsupported, headerBytesNeeded, parseHeader } from './header.js'
@@ -53,7 +53,10 @@ export async function open(context: OpenContext): Promise<Qcow2Image> {
   if (!flags.noIo) {
     await meta.load()
   }
-  await checkBitmaps(file, header)
+  const bitmaps = new PersistentBitmaps(meta, node)
+  if (!flags.inactive) {
+    await bitmaps.load(write, !flags.noIo)
+  }
   if (write && clearAutoclear(header)) {
     try {
       await meta.writeHeader()
@@ -61,7 +64,7 @@ export async function open(context: OpenContext): Promise<Qcow2Image> {
       throw errnoError(codeOf(error), 'Could not update qcow2 header', { cause: error })
     }
   }
-  const image = new Qcow2Image(meta, context.file, settings)
+  const image = new Qcow2Image(meta, context.file, settings, bitmaps)
   image.reload = () => reload(context, open)
   return image
 }

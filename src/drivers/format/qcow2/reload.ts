@@ -28,6 +28,12 @@ export async function reload(
         node.child(key) ?? (await context.openImplicitChild(key, role, name)),
     })
   } catch (error) {
+    // Bitmaps that were loaded before it failed would be loaded twice by the next attempt.
+    for (const bitmap of [...node.dirtyBitmaps]) {
+      if (bitmap.isStored) {
+        bitmap.release()
+      }
+    }
     throw prefixed(error, 'Could not reopen qcow2 layer: ')
   }
 }

@@ -1,5 +1,6 @@
 import { codeOf, errnoError, ioError } from '../../../errors/index.js'
-import type { ReopenContext, ReopenPlan } from '../../../graph/index.js'
+import type { BlockNode, ReopenContext, ReopenPlan } from '../../../graph/index.js'
+import type { PersistentBitmaps } from './bitmap-store.js'
 import { clearAutoclear } from './header.js'
 import type { Qcow2Metadata } from './metadata.js'
 import { OverlapCheck } from './overlap.js'
@@ -16,6 +17,7 @@ import { type RuntimeSettings, runtimeSettings } from './settings.js'
 export async function prepareReopen(
   context: ReopenContext,
   meta: Qcow2Metadata,
+  bitmaps: PersistentBitmaps,
   adopt: (settings: RuntimeSettings) => void,
 ): Promise<ReopenPlan> {
   const { node, options, readOnly, unmap } = context
@@ -23,11 +25,15 @@ export async function prepareReopen(
     throw ioError('ENOMEDIUM', { node: node.name, operation: 'reopen' })
   }
   const settings = runtimeSettings(options, meta.header, unmap)
+  const becomesReadonly = readOnly && !node.readOnly
   await meta.locked(async () => {
+    if (becomesReadonly) {
+      await bitmaps.makeReadonly()
+    }
     await step('Failed to flush the L2 table cache', () => meta.writeL2())
     await step('Failed to flush the refcount block cache', () => meta.writeBlocks())
   })
-  if (readOnly && !node.readOnly) {
+  if (becomesReadonly) {
     // The node's own flush at the start of the transaction came before the caches were empty for good.
     const flushed = meta.file.flush()
     if (flushed !== undefined) {
@@ -50,13 +56,34 @@ export async function prepareReopen(
       meta.allocator.discards = settings.discards
       meta.overlap = overlap
     },
-    abort: () => undefined,
+    abort: () => {
+      if (becomesReadonly) {
+        node.dirtyBitmaps.holdWrites(makeBitmapsWritable(node, meta, bitmaps))
+      }
+    },
     finish: async () => {
       // As with an open for writing: what an unknown feature says of the image will not stay true.
       if (becomesWritable && clearAutoclear(meta.header)) {
         await step('Could not update qcow2 header', () => meta.writeHeader())
       }
+      if (becomesWritable) {
+        await makeBitmapsWritable(node, meta, bitmaps)
+      }
     },
+  }
+}
+
+/** A failure leaves the bitmaps, and with them the image, as they are in the file. */
+async function makeBitmapsWritable(
+  node: BlockNode,
+  meta: Qcow2Metadata,
+  bitmaps: PersistentBitmaps,
+): Promise<void> {
+  try {
+    await meta.locked(() => bitmaps.makeWritable())
+  } catch (error) {
+    const text = error instanceof Error ? error.message : String(error)
+    node.host.warn(`${node.name}: Failed to make dirty bitmaps writable: ${text}`)
   }
 }
 
