@@ -39,6 +39,8 @@ export class BlockLayer {
   readonly backends = new Set<Backend>()
   /** @internal All nodes in creation order. */
   readonly nodes = new Set<BlockNode>()
+  /** Nodes that the user made by name and owns a reference to; see addBlockdev. */
+  readonly userNodes = new Set<BlockNode>()
   readonly events = new BlockEvents()
   /** Images that are opened belong to another process for now (seed row 115); see activateAll. */
   incoming = false
@@ -175,6 +177,7 @@ export class BlockLayer {
     for (const backend of [...this.backends]) {
       await backend.close()
     }
+    this.userNodes.clear()
     for (const node of [...this.nodes]) {
       if (node.parents.length === 0 && node.references > 0) {
         node.references = 0
