@@ -10,6 +10,7 @@ export function installState(node: BlockNode, state: DriverState): void {
   node.map = state.map
   node.direct = state.direct
   node.flushPath = state.flushPath
+  node.debug = state.debug
   node.supportedWriteFlags = state.supportedWriteFlags ?? 0
   node.supportedZeroFlags = state.supportedZeroFlags ?? 0
   node.clusterSize = state.clusterSize ?? 0

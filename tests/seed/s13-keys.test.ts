@@ -1,14 +1,21 @@
-import { expect, test } from 'vitest'
+import { execFileSync } from 'node:child_process'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, expect, test } from 'vitest'
+import { allDrivers } from '../../src/all-drivers.js'
 import { blockError, isBlockError } from '../../src/errors/index.js'
 import {
   addEncryptionKey,
   Backend,
   type BlockDriver,
+  createBlockLayer,
   isEncrypted,
   isKeyRequired,
   Perm,
   setEncryptionKey,
 } from '../../src/graph/index.js'
+import { createNodeHost } from '../../src/platform/node/index.js'
 import { failure, memoryLayer, pattern } from './fixtures.js'
 
 /** A format whose images are encrypted with the passphrase `open`. */
@@ -187,4 +194,41 @@ test('row 103: texts and classes of adding a key', async () => {
   for (const node of [top, sealed, own, plain]) {
     await layer.unref(node)
   }
+})
+
+const folder = mkdtempSync(join(tmpdir(), 'blockgraph-keys-'))
+
+afterAll(() => {
+  rmSync(folder, { recursive: true, force: true })
+})
+
+test('row 102: an AES image that QEMU made is read once it has its key', async () => {
+  const path = join(folder, 'aes.qcow2')
+  const secret = ['--object', 'secret,id=s,data=swordfish']
+  const image = `driver=qcow2,encrypt.key-secret=s,file.driver=file,file.filename=${path}`
+  const options = 'encrypt.format=aes,encrypt.key-secret=s'
+  execFileSync('qemu-img', ['create', '-q', ...secret, '-f', 'qcow2', '-o', options, path, '1M'])
+  execFileSync('qemu-io', [...secret, '--image-opts', image, '-c', 'write -P 7 64k 64k'], { stdio: 'pipe' })
+  const layer = createBlockLayer({ host: createNodeHost(), drivers: allDrivers })
+  // Without a secret an encrypted image can only be looked at.
+  const node = await layer.open(path, { driver: 'qcow2', 'node-name': 'aes' }, { noIo: true })
+  expect([isEncrypted(node), isKeyRequired(node)]).toEqual([true, true])
+  expect((await failure(() => addEncryptionKey(node, undefined))).message).toBe(
+    `'aes' (${path}) is encrypted`,
+  )
+  const device = new Backend(layer, { name: 'd0', perm: 0 })
+  await device.insert(node)
+  const loads: boolean[] = []
+  device.device.attach({ id: '', ops: { changeMedia: (load) => loads.push(load) } })
+  const key = bytes('swordfish')
+  await addEncryptionKey(node, key)
+  expect([isKeyRequired(node), loads]).toEqual([false, [true]])
+  const buffer = new Uint8Array(65536)
+  await node.read(65536, 65536, buffer, 0, 0)
+  expect(buffer.every((byte) => byte === 7)).toBe(true)
+  await addEncryptionKey(node, bytes('another'))
+  await node.read(65536, 65536, buffer, 0, 0)
+  expect(buffer.some((byte) => byte !== 7)).toBe(true)
+  await device.close()
+  await layer.unref(node)
 })

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, expect, test } from 'vitest'
 import { allDrivers } from '../../src/all-drivers.js'
+import { addSecret } from '../../src/formatkit/crypto/index.js'
 import {
   activateAll,
   activateNode,
@@ -338,6 +339,28 @@ test('row 115: stored bitmaps go with the image', async () => {
   await layer.unref(incoming)
   expect(info()).not.toContain('in-use')
   expect(execFileSync('qemu-img', ['check', path], { encoding: 'utf8' })).toContain('No errors were found')
+})
+
+test('row 115: an encrypted image comes back with its key', async () => {
+  const path = join(folder, 'd.qcow2')
+  const secret = ['--object', 'secret,id=s,data=swordfish']
+  const options = 'encrypt.format=aes,encrypt.key-secret=s'
+  execFileSync('qemu-img', ['create', '-q', ...secret, '-f', 'qcow2', '-o', options, path, '1M'])
+  const layer = nodeLayer()
+  addSecret(layer, { id: 's', format: 'raw', data: 'swordfish' })
+  const node = await layer.open(
+    path,
+    { driver: 'qcow2', 'encrypt.key-secret': 's', active: false },
+    { write: true },
+  )
+  const image = `driver=qcow2,encrypt.key-secret=s,file.driver=file,file.filename=${path}`
+  execFileSync('qemu-io', [...secret, '--image-opts', image, '-c', 'write -P 7 64k 64k'], { stdio: 'pipe' })
+  await activateNode(node)
+  const buffer = new Uint8Array(65536)
+  await node.read(65536, 65536, buffer, 0, 0)
+  expect(buffer.every((byte) => byte === 7)).toBe(true)
+  await layer.unref(node)
+  await layer.closeAll()
 })
 
 test('row 115: an image that is broken when it comes back stays inactive and usable once repaired', async () => {

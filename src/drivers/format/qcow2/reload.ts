@@ -12,16 +12,12 @@ export async function reload(
   context: OpenContext,
   open: (context: OpenContext) => Promise<Qcow2Image>,
 ): Promise<Qcow2Image> {
-  const { layer, host, node, filename, file } = context
+  const { node } = context
   try {
     return await open({
-      layer,
-      host,
-      node,
+      ...context,
       options: node.options.clone(),
       flags: node.flags,
-      filename,
-      file,
       openChild: async (key, role, optional) =>
         node.child(key) ?? (await context.openChild(key, role, optional)),
       openImplicitChild: async (key, role, name) =>
