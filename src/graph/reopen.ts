@@ -341,7 +341,7 @@ function applyMode(node: BlockNode, mode: NodeMode): () => void {
     unmap: mode.unmap,
   }
   node.flags = changed
-  node.readOnly = mode.readOnly
+  node.readOnly = mode.readOnly || flags.inactive
   node.noFlush = mode.noFlush
   node.unmapAllowed = mode.unmap
   return () => {
