@@ -393,11 +393,15 @@ export class DirtyBitmap {
     }
   }
 
+  /** @internal Refuses a change of length that its user does not expect. */
+  assertCanTruncate(): void {
+    this.#assertNotFrozen('truncated')
+    assert(!this.#busy, 'a busy bitmap cannot be truncated')
+    assert(this.#iterators === 0, 'it is being iterated over')
+  }
+
   /** @internal The node has another length (seed row 107). */
   truncate(size: number): void {
-    assert(!this.#busy, 'a busy bitmap cannot be truncated')
-    this.#assertNotFrozen('truncated')
-    assert(this.#iterators === 0, 'it is being iterated over')
     this.#bits.truncate(size)
   }
 }

@@ -159,7 +159,15 @@ export class DirtyBitmaps implements DirtyTracker {
     }
   }
 
+  /** @internal Throws, as an assertion, if a bitmap is in use so that the length must not change. */
+  assertCanResize(): void {
+    for (const bitmap of this.#list) {
+      bitmap.assertCanTruncate()
+    }
+  }
+
   resized(length: number): void {
+    this.assertCanResize()
     for (const bitmap of this.#list) {
       bitmap.truncate(length)
     }

@@ -1,6 +1,6 @@
 import { blockError, codeOf, errnoError } from '../errors/index.js'
 import { maxLength } from '../io/index.js'
-import type { CheckFix, CheckResult, TruncateOptions } from './driver.js'
+import { type CheckFix, type CheckResult, isProtocolLevel, type TruncateOptions } from './driver.js'
 import { refreshLength, refreshLimits } from './geometry.js'
 import type { BlockNode } from './node.js'
 
@@ -56,6 +56,7 @@ export async function truncateNode(node: BlockNode, length: number, how: Truncat
 
 /** Bitmaps that must not change do not let the length change either. */
 async function checkBitmaps(node: BlockNode): Promise<void> {
+  node.dirtyBitmaps.assertCanResize()
   try {
     const held = node.dirtyTracker?.beforeWrite()
     if (held !== undefined) {
@@ -95,7 +96,7 @@ export async function allocatedSize(node: BlockNode): Promise<number> {
   if (node.state?.allocatedSize !== undefined) {
     return await node.state.allocatedSize()
   }
-  if (node.isProtocol) {
+  if (isProtocolLevel(node.driver)) {
     throw blockError('ENOTSUP', 'Operation not supported')
   }
   let sum = 0

@@ -26,27 +26,37 @@ export async function prepareReopen(
   }
   const settings = runtimeSettings(options, meta.header, unmap)
   const becomesReadonly = readOnly && !node.readOnly
-  await meta.locked(async () => {
+  const stayWritable = (): void => {
     if (becomesReadonly) {
-      await bitmaps.makeReadonly()
-    }
-    await step('Failed to flush the L2 table cache', () => meta.writeL2())
-    await step('Failed to flush the refcount block cache', () => meta.writeBlocks())
-  })
-  if (becomesReadonly) {
-    // The node's own flush at the start of the transaction came before the caches were empty for good.
-    const flushed = meta.file.flush()
-    if (flushed !== undefined) {
-      await flushed
+      node.dirtyBitmaps.holdWrites(makeBitmapsWritable(node, meta, bitmaps))
     }
   }
+  if (becomesReadonly) {
+    await meta.locked(() => bitmaps.makeReadonly())
+  }
   let overlap: OverlapCheck | undefined
-  if (!readOnly) {
-    if (!meta.loaded) {
-      await meta.load()
+  try {
+    await meta.locked(async () => {
+      await step('Failed to flush the L2 table cache', () => meta.writeL2())
+      await step('Failed to flush the refcount block cache', () => meta.writeBlocks())
+    })
+    if (becomesReadonly) {
+      // The node's own flush at the start of the transaction came before the caches were empty for good.
+      const flushed = meta.file.flush()
+      if (flushed !== undefined) {
+        await flushed
+      }
     }
-    overlap = new OverlapCheck(meta, settings.protectedStructures)
-    await overlap.load()
+    if (!readOnly) {
+      if (!meta.loaded) {
+        await meta.load()
+      }
+      overlap = new OverlapCheck(meta, settings.protectedStructures)
+      await overlap.load()
+    }
+  } catch (error) {
+    stayWritable()
+    throw error
   }
   const becomesWritable = !readOnly && node.readOnly
   return {
@@ -56,11 +66,7 @@ export async function prepareReopen(
       meta.allocator.discards = settings.discards
       meta.overlap = overlap
     },
-    abort: () => {
-      if (becomesReadonly) {
-        node.dirtyBitmaps.holdWrites(makeBitmapsWritable(node, meta, bitmaps))
-      }
-    },
+    abort: stayWritable,
     finish: async () => {
       // As with an open for writing: what an unknown feature says of the image will not stay true.
       if (becomesWritable && clearAutoclear(meta.header)) {
