@@ -1,3 +1,4 @@
+import type { DebugEventSink } from '../io/index.js'
 import type { OptionDict } from '../options/index.js'
 import type { Maybe, Wait } from '../sched/index.js'
 import type { BlockNode } from './node.js'
@@ -83,10 +84,8 @@ export interface ReopenPlan {
 }
 
 /** What a driver offers to those who debug drivers (blkdebug). */
-export interface DebugHooks {
-  /** A named point in a driver above was reached; returns a wait if it must stop here. */
-  event(name: string): Wait
-  /** The next time `event` happens, the request stops under `tag`. */
+export interface DebugHooks extends DebugEventSink {
+  /** The next time `event` happens, the request stops under `tag`. @throws BlockError ENOENT for an unknown event */
   breakpoint(event: string, tag: string): void
   /** Forgets the breakpoints of `tag` and resumes what is stopped. @throws BlockError ENOENT */
   removeBreakpoint(tag: string): void

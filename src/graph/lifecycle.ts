@@ -125,6 +125,7 @@ export async function closeNode(node: BlockNode): Promise<void> {
     node.map = undefined
     node.direct = undefined
     node.flushPath = undefined
+    node.debug = undefined
   }
   // What was to be kept of them is in the image.
   await step(() => node.dirtyBitmaps.releaseNamed())

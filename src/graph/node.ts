@@ -142,6 +142,7 @@ export class BlockNode extends IoNode implements EdgeParent {
     this.filterNode = this.isFilter
       ? this.children.find((child) => (child.role & Role.filtered) !== 0)?.node
       : undefined
+    this.childDebug = this.primary?.debug
     // A backing node is read-only: flushing it would be for nothing.
     this.childNodes = this.children
       .filter((child) => (child.role & Role.cow) === 0)

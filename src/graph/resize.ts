@@ -1,6 +1,6 @@
 import { blockError, codeOf, errnoError } from '../errors/index.js'
 import { maxLength } from '../io/index.js'
-import type { CheckFix, CheckResult, TruncateOptions } from './driver.js'
+import { type CheckFix, type CheckResult, isProtocolLevel, type TruncateOptions } from './driver.js'
 import { refreshLength, refreshLimits } from './geometry.js'
 import type { BlockNode } from './node.js'
 
@@ -96,7 +96,7 @@ export async function allocatedSize(node: BlockNode): Promise<number> {
   if (node.state?.allocatedSize !== undefined) {
     return await node.state.allocatedSize()
   }
-  if (node.isProtocol) {
+  if (isProtocolLevel(node.driver)) {
     throw blockError('ENOTSUP', 'Operation not supported')
   }
   let sum = 0

@@ -25,6 +25,8 @@ export interface Host {
   sameBytes(a: Uint8Array, aOffset: number, b: Uint8Array, bOffset: number, bytes: number): boolean
   /** Writes a line to the user, such as the probed-raw warning. */
   warn(line: string): void
+  /** Writes a line that is output rather than a warning, such as what blkdebug tells; absent: dropped. */
+  print?(line: string): void
   /** Page size in bytes. */
   readonly pageSize: number
 }

@@ -90,6 +90,11 @@ async function copyDown(active: BlockNode, base: BlockNode, options: CommitNodeO
   const target = new Backend(base.layer, { perm: Perm.consistentRead | Perm.write | Perm.resize })
   try {
     await target.insert(base)
+  } catch (error) {
+    await target.close()
+    throw error
+  }
+  try {
     const { length } = active
     if (base.length < length) {
       await truncateNode(base, length, { exact: false, preallocation: 'off', zero: false })

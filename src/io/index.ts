@@ -5,6 +5,7 @@
 export * from './accounting.js'
 export { BlockStatus, ChainStatus, chainStatus } from './block-status.js'
 export * from './data-path.js'
+export * from './debug-events.js'
 export type { DirtyTracker } from './dirty-tracker.js'
 export * from './flags.js'
 export type { FlushPath } from './flush.js'

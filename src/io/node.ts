@@ -3,6 +3,7 @@ import { RangeLock, type Wait } from '../sched/index.js'
 import type { IoAccounting } from './accounting.js'
 import { type BlockStatus, nodeStatus } from './block-status.js'
 import type { DirectPath, MapPath } from './data-path.js'
+import type { DebugEventSink } from './debug-events.js'
 import type { DirtyTracker } from './dirty-tracker.js'
 import { discardRange } from './discard.js'
 import { ReqFlags } from './flags.js'
@@ -43,6 +44,10 @@ export abstract class IoNode {
   map: MapPath | undefined = undefined
   direct: DirectPath | undefined = undefined
   flushPath: FlushPath | undefined = undefined
+  /** Hears of events of requests that this node carries out for others; set if its driver debugs. */
+  debug: DebugEventSink | undefined = undefined
+  /** The same of the node's primary child: it hears what this node's driver does. */
+  childDebug: DebugEventSink | undefined = undefined
   /** Request flags that the driver carries out itself. */
   supportedWriteFlags = 0
   supportedZeroFlags = 0
@@ -120,6 +125,7 @@ export abstract class IoNode {
       this.requests.mustCheck ||
       this.dirtyTracker !== undefined ||
       this.detectZeroes !== 'off' ||
+      this.debug !== undefined ||
       flags !== 0 ||
       offset + bytes > this.length ||
       offset + bytes > this.writeThreshold ||

@@ -62,6 +62,20 @@ async function tracked(node: IoNode, offset: number, bytes: number, flags: numbe
 }
 
 async function run(node: IoNode, offset: number, bytes: number, flags: number): Promise<void> {
+  const debug = node.debug
+  if (debug === undefined) {
+    await runPieces(node, offset, bytes, flags)
+    return
+  }
+  await debug.event('pwritev_zero')
+  try {
+    await runPieces(node, offset, bytes, flags)
+  } finally {
+    await debug.event('pwritev_done')
+  }
+}
+
+async function runPieces(node: IoNode, offset: number, bytes: number, flags: number): Promise<void> {
   const limits = node.limits
   const align = Math.max(limits.zeroAlignment, limits.requestAlignment)
   const max = limits.maxZero === 0 ? Math.floor(maxRequestBytes / align) * align : limits.maxZero

@@ -14,6 +14,8 @@ export interface NodeHostOptions {
   readonly io?: IoPolicy
   /** Receives warnings for the user; default: standard error. */
   readonly warn?: (line: string) => void
+  /** Receives output of drivers, such as what blkdebug tells; default: dropped. */
+  readonly print?: (line: string) => void
   /** What I/O threads run, for programs that bundle this package: its file `dist/io-thread.js`. */
   readonly threadScript?: URL
 }
@@ -40,6 +42,7 @@ export function createNodeHost(options: NodeHostOptions = {}): Host {
       ((line) => {
         process.stderr.write(`${line}\n`)
       }),
+    ...(options.print === undefined ? {} : { print: options.print }),
     // Only arm64 has a choice; elsewhere the question is not worth loading the binding.
     get pageSize() {
       return process.arch === 'arm64' ? (libc()?.pageSize ?? 4096) : 4096

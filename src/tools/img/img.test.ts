@@ -84,7 +84,7 @@ describe('help and version', () => {
     expect(status).toBe(0)
     expect(stdout).toContain('usage: tool [standard options] command')
     expect(stdout).toMatch(/^ {2}convert .* output_filename$/m)
-    expect(stdout).toContain('Supported formats: file host_device luks null-aio null-co qcow2 raw\n')
+    expect(stdout).toMatch(/^Supported formats: (?=.*\bfile host_device\b)(?=.*\bqcow2\b)(?=.*\braw\b)/m)
     for (const args of [
       ['-h'],
       ['info', '--help'],

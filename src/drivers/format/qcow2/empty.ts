@@ -71,7 +71,9 @@ async function tryEmptyCompletely(meta: Qcow2Metadata): Promise<boolean> {
   meta.l2.clear()
   l1.replace(l1.offset, l1Bytes.slice(0, l1.size * tableEntryBytes))
   try {
+    await meta.event('l1_update')
     await meta.writeThrough(l1.offset, l1Bytes)
+    await meta.event('empty_image_prepare')
     await dropOtherBlocks(meta)
     const block = await blocks.load(2 * clusterSize)
     try {
@@ -103,6 +105,7 @@ async function dropOtherBlocks(meta: Qcow2Metadata): Promise<void> {
   const table = new Uint8Array(clusterSize)
   new DataView(table.buffer).setUint32(4, 2 * clusterSize)
   try {
+    await meta.event('reftable_update')
     await meta.writeThrough(header.refcountTableOffset, table)
   } catch (error) {
     for (const index of others) {

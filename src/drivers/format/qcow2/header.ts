@@ -374,9 +374,6 @@ export function describeUnsupported(header: Qcow2Header, mode: HeaderMode = {}):
   if ((header.incompatible & Incompatible.dirty) !== 0 && mode.write === true && mode.check !== true) {
     features.push('dirty bit (refcounts must be repaired before writing)')
   }
-  if (header.cryptMethod !== CryptMethod.none) {
-    features.push(`encryption (${header.cryptMethod === CryptMethod.luks ? 'luks' : 'aes'})`)
-  }
   return features.length === 0
     ? undefined
     : blockError('ENOTSUP', `Unsupported qcow2 feature(s): ${features.join(', ')}`)

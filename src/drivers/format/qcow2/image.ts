@@ -1,4 +1,5 @@
 import { codeOf, ioError, strerror } from '../../../errors/index.js'
+import { sectorBytes } from '../../../formatkit/crypto/index.js'
 import {
   type BlockChild,
   type CheckFix,
@@ -6,6 +7,7 @@ import {
   type DriverInfo,
   type DriverState,
   hasZeroInit,
+  type KeyHooks,
   type ReopenContext,
   type ReopenPlan,
   type SnapshotInfo,
@@ -29,6 +31,9 @@ import { checkImage } from './check.js'
 import { ClusterWriter } from './cluster.js'
 import { CompressedClusters } from './compressed.js'
 import { Incompatible, maxBackingFileBytes } from './constants.js'
+import { type FreshCrypto, installEncryption } from './crypto-create.js'
+import { keyHooks } from './crypto-keys.js'
+import { encryptedPath } from './crypto-path.js'
 import { makeEmpty } from './empty.js'
 import { L2Tables } from './l2-tables.js'
 import { Mapping } from './mapping.js'
@@ -127,6 +132,7 @@ export class Qcow2Image implements DriverState {
   #settings: RuntimeSettings
   readonly snapshotOperations: Qcow2Snapshots
   readonly vmState: VmStateArea
+  readonly key: KeyHooks | undefined
 
   constructor(meta: Qcow2Metadata, file: BlockChild, settings: RuntimeSettings, bitmaps: PersistentBitmaps) {
     this.#meta = meta
@@ -142,7 +148,9 @@ export class Qcow2Image implements DriverState {
     writer.onCompressedFreed = () => compressed.invalidate()
     this.#zeroDiscard = zeroDiscard
     this.#compressed = compressed
-    this.map = new ImagePath(new Mapping(meta), writer, zeroDiscard, compressed)
+    const path = new ImagePath(new Mapping(meta), writer, zeroDiscard, compressed)
+    this.map = meta.crypto === undefined ? path : encryptedPath(path, meta.crypto)
+    this.key = keyHooks(meta)
     this.flushPath = { flushToOs: () => meta.flushToOs() }
     this.#resize = new Resize(meta, tables, writer, zeroDiscard, bitmaps, () => {
       const { l2Entries, l2EntryBytes, refcountEntries } = this.#settings.caches()
@@ -183,10 +191,14 @@ export class Qcow2Image implements DriverState {
   /** Clusters allocated ahead are as the file is; all others read as zeroes. */
   get hasZeroInit(): boolean {
     const { l1, file } = this.#meta
-    return l1.size === 0 || l1.tableOffset(0) === 0 || hasZeroInit(file)
+    // Zeroes of the file are not zeroes once they are deciphered.
+    return l1.size === 0 || l1.tableOffset(0) === 0 || (this.#meta.crypto === undefined && hasZeroInit(file))
   }
 
   refreshLimits(limits: BlockLimits): void {
+    if (this.#meta.crypto !== undefined) {
+      limits.requestAlignment = Math.max(limits.requestAlignment, sectorBytes)
+    }
     limits.zeroAlignment = this.clusterSize
     limits.discardAlignment = this.clusterSize
   }
@@ -242,6 +254,11 @@ export class Qcow2Image implements DriverState {
     })
   }
 
+  /** @internal Makes a new image an encrypted one. */
+  async encrypt(fresh: FreshCrypto): Promise<void> {
+    await installEncryption(this.#meta, fresh)
+  }
+
   info(): DriverInfo {
     const { header, geometry } = this.#meta
     return {
@@ -252,7 +269,7 @@ export class Qcow2Image implements DriverState {
   }
 
   async specificInfo(): Promise<SpecificInfo> {
-    return await specificInfo(this.#meta.header, this.#meta.file)
+    return await specificInfo(this.#meta.header, this.#meta.file, this.#meta.crypto?.info())
   }
 
   snapshots(): readonly SnapshotInfo[] {
@@ -273,7 +290,8 @@ export class Qcow2Image implements DriverState {
 
   /** Writes back what is in memory. What cannot be written is lost, with a word to the user. */
   async close(): Promise<void> {
-    const { corruption, host } = this.#meta
+    const { corruption, host, crypto } = this.#meta
+    crypto?.dispose()
     await corruption.settled()
     if (corruption.fatal) {
       return

@@ -1,4 +1,6 @@
 import { blockError, codeOf, errnoError } from '../../../errors/index.js'
+import { keyBytesOf } from '../../../formatkit/crypto/index.js'
+import { luksCreateOptions, luksPayloadOffset } from '../../../formatkit/luks/index.js'
 import {
   type BlockNode,
   type MeasureContext,
@@ -10,6 +12,7 @@ import { TimeSlice } from '../../../sched/index.js'
 import { bitmapEntryBytes } from './bitmap-directory.js'
 import { defaultClusterSize, maxL1Bytes, tableEntryBytes } from './constants.js'
 import { type CreateValues, checkClusterSize, preallocationOf, refcountOrderOf } from './create-options.js'
+import { passwordOf } from './crypto.js'
 import { refcountMetadata } from './refcount-size.js'
 
 function roundUp(value: number, unit: number): number {
@@ -51,6 +54,14 @@ function versionOf(values: CreateValues): 2 | 3 {
   throw blockError('EINVAL', `Invalid compatibility level: '${compat}'`)
 }
 
+/** Bytes of the LUKS header. The secret is asked for as create does. */
+function measureLuks(context: MeasureContext): number {
+  const options = luksCreateOptions(context.options, 'encrypt.')
+  const secret = context.options['encrypt.key-secret']
+  passwordOf(context.layer, secret === undefined ? undefined : String(secret)).fill(0)
+  return luksPayloadOffset(keyBytesOf(options))
+}
+
 /** How large an image would become: `required` for the data there is, and with everything allocated. */
 export async function measure(context: MeasureContext): Promise<MeasureResult> {
   const values = context.options
@@ -63,9 +74,7 @@ export async function measure(context: MeasureContext): Promise<MeasureResult> {
   if (preallocation === undefined) {
     throw blockError('EINVAL', `invalid parameter value: ${values.preallocation}`)
   }
-  if (values['encrypt.format'] === 'luks') {
-    throw blockError('ENOTSUP', 'qcow2 encryption is not supported by this version')
-  }
+  const luksBytes = values['encrypt.format'] === 'luks' ? roundUp(measureLuks(context), clusterSize) : 0
   const l2EntryBytes = extendedL2 ? 16 : tableEntryBytes
   let size = roundUp(Number(values.size ?? 0), clusterSize)
   if (Math.ceil(size / clusterSize / (clusterSize / l2EntryBytes)) * tableEntryBytes > maxL1Bytes) {
@@ -82,7 +91,10 @@ export async function measure(context: MeasureContext): Promise<MeasureResult> {
     dataBytes = size
   }
   const fullyAllocated = fullyAllocatedBytes(size, clusterSize, refcountOrder, l2EntryBytes)
-  const result = { required: fullyAllocated - size + dataBytes, fullyAllocated }
+  const result = {
+    required: fullyAllocated - size + dataBytes + luksBytes,
+    fullyAllocated: fullyAllocated + luksBytes,
+  }
   return source === undefined || version < 3 || !supportsPersistentBitmaps(source)
     ? result
     : { ...result, bitmaps: bitmapBytes(source, clusterSize) }

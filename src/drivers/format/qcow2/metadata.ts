@@ -2,12 +2,13 @@ import { codeOf, errnoError } from '../../../errors/index.js'
 import { TableCache } from '../../../formatkit/index.js'
 import type { BlockChild, BlockNode } from '../../../graph/index.js'
 import type { Host } from '../../../host/index.js'
-import type { IoNode } from '../../../io/index.js'
+import type { DebugEvent, IoNode } from '../../../io/index.js'
 import { Mutex, type Wait } from '../../../sched/index.js'
 import { ClusterAllocator, type DiscardPolicy } from './allocate.js'
 import type { CacheSizes } from './cache-sizes.js'
 import { tableEntryBytes } from './constants.js'
 import { CorruptionReport } from './corruption.js'
+import type { Qcow2Crypto } from './crypto.js'
 import { readPadded } from './file-read.js'
 import { Geometry } from './geometry.js'
 import { type Qcow2Header, serializeHeader } from './header.js'
@@ -16,6 +17,9 @@ import type { OverlapCheck } from './overlap.js'
 import { Refcounts } from './refcount.js'
 import type { Qcow2Snapshot } from './snapshot-table.js'
 
+const l2Events = { load: 'l2_load', update: 'l2_update' } as const
+const blockEvents = { load: 'refblock_load', update: 'refblock_update_part' } as const
+
 export interface MetadataOptions {
   readonly node: IoNode
   readonly file: BlockChild
@@ -23,6 +27,7 @@ export interface MetadataOptions {
   readonly header: Qcow2Header
   readonly caches: CacheSizes
   readonly discards: DiscardPolicy
+  readonly crypto?: Qcow2Crypto | undefined
 }
 
 /**
@@ -56,6 +61,8 @@ export class Qcow2Metadata {
   readonly refcounts: Refcounts
   readonly allocator: ClusterAllocator
   readonly corruption: CorruptionReport
+  /** Absent for images without encryption. */
+  readonly crypto: Qcow2Crypto | undefined
   /** Protects metadata of an image that is open for writing. */
   overlap: OverlapCheck | undefined = undefined
   /** Internal snapshots in the order of the table, and the bytes it has in the file. */
@@ -68,11 +75,12 @@ export class Qcow2Metadata {
     this.node = node
     this.#fileEdge = file
     this.host = host
+    this.crypto = options.crypto
     this.header = header
     this.geometry = new Geometry(header)
-    this.l2 = new TableCache(file, caches.l2EntryBytes, caches.l2Entries)
+    this.l2 = new TableCache(file, caches.l2EntryBytes, caches.l2Entries, l2Events)
     this.sliceEntries = caches.l2EntryBytes / tableEntryBytes
-    this.blocks = new TableCache(file, header.clusterSize, caches.refcountEntries)
+    this.blocks = new TableCache(file, header.clusterSize, caches.refcountEntries, blockEvents)
     this.refcounts = new Refcounts(this)
     this.allocator = new ClusterAllocator(this, options.discards)
     this.corruption = new CorruptionReport(this)
@@ -83,10 +91,15 @@ export class Qcow2Metadata {
     return this.#fileEdge.node
   }
 
+  /** Tells those who debug the file that the driver reached `name`; what follows waits for the result. */
+  event(name: DebugEvent): Wait {
+    return this.file.debug?.event(name)
+  }
+
   /** Takes other cache sizes into use. The caches have been written back and nothing is in flight. */
   resizeCaches(caches: CacheSizes): void {
     if (caches.l2EntryBytes !== this.l2.tableBytes) {
-      this.l2 = new TableCache(this.#fileEdge, caches.l2EntryBytes, caches.l2Entries)
+      this.l2 = new TableCache(this.#fileEdge, caches.l2EntryBytes, caches.l2Entries, l2Events)
       this.sliceEntries = caches.l2EntryBytes / tableEntryBytes
     }
     this.l2.capacity = caches.l2Entries
@@ -103,6 +116,7 @@ export class Qcow2Metadata {
     const { header } = this
     const l1 = new Uint8Array(header.l1Size * tableEntryBytes)
     await this.#read(header.l1TableOffset, l1, 'Could not read L1 table')
+    await this.event('reftable_load')
     const table = new Uint8Array(header.refcountTableClusters * header.clusterSize)
     await this.#read(header.refcountTableOffset, table, 'Could not initialize refcount handling')
     this.l1.replace(header.l1TableOffset, l1)

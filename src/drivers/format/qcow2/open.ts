@@ -3,6 +3,7 @@ import type { OpenContext } from '../../../graph/index.js'
 import type { IoNode } from '../../../io/index.js'
 import { PersistentBitmaps } from './bitmap-store.js'
 import { headerLengthV3 } from './constants.js'
+import { openCrypto } from './crypto.js'
 import { readPadded } from './file-read.js'
 import { clearAutoclear, describeUnsupported, headerBytesNeeded, parseHeader } from './header.js'
 import { Qcow2Image } from './image.js'
@@ -33,7 +34,9 @@ export async function open(context: OpenContext): Promise<Qcow2Image> {
     host.warn(`warning: ${warning}`)
   }
   const settings = runtimeSettings(context.options, header, node.unmapAllowed)
+  const crypto = await openCrypto(context.layer, node, file, header, settings.encrypt, flags.noIo)
   const meta = new Qcow2Metadata({
+    crypto,
     node,
     file: context.file,
     host,
@@ -49,7 +52,8 @@ export async function open(context: OpenContext): Promise<Qcow2Image> {
   if (write) {
     meta.overlap = new OverlapCheck(meta, settings.protectedStructures)
   }
-  if (!flags.noIo) {
+  // Those who debug want to see the tables read, as in QEMU.
+  if (!flags.noIo || file.debug !== undefined) {
     await meta.load()
   }
   const bitmaps = new PersistentBitmaps(meta, node)

@@ -205,6 +205,7 @@ export class Resize {
     if (wait !== undefined) {
       await wait
     }
+    this.#meta.crypto?.encrypt(guest, host, bytes, data, 0)
     await this.#write(host, data)
   }
 
