@@ -61,7 +61,7 @@ function amendTheirs(file: string, secret: string, options: Values, force: boole
   for (let tries = 0; tries < 40; tries++) {
     const { stderr } = theirs(folder.path, ...args)
     if (!stderr.includes('Unable to get accurate CPU usage')) {
-      return stderr.replace(/^qemu-img: /gm, '').trimEnd()
+      return stderr.replace(/^qemu-img: /gm, '').replace(/\n$/, '')
     }
   }
   throw new Error('qemu-img could not measure its speed')
@@ -114,6 +114,7 @@ const scenarios: [string, Step[]][] = [
       add({ keyslot: -1 }),
       add({ 'new-secret': 'q' }),
       erase({ keyslot: 8 }),
+      erase({ keyslot: -1 }),
       erase({ keyslot: 3 }),
       erase({}),
       erase({ 'new-secret': 't' }),
