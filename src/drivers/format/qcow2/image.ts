@@ -172,6 +172,11 @@ export class Qcow2Image implements DriverState {
     }
   }
 
+  /** @internal For operations of this driver that have files of their own. */
+  get metadata(): Qcow2Metadata {
+    return this.#meta
+  }
+
   get header() {
     return this.#meta.header
   }
