@@ -19,6 +19,7 @@ export {
   AioContext,
   allowImplicitFiles,
   Backend,
+  type BlockDirtyInfo,
   type BlockDriver,
   BlockLayer,
   type BlockLayerOptions,
@@ -38,6 +39,8 @@ export {
 } from './graph/index.js'
 export type { Host, HostThread, HostThreads } from './host/index.js'
 export type {
+  BitmapAction,
+  ChangeBitmapOptions,
   CheckImageResult,
   CommitImageOptions,
   CommitResult,
@@ -87,6 +90,7 @@ export const compareImages: Library<CreateSchemas>['compareImages'] = library.co
 export const commitImage: Library<CreateSchemas>['commitImage'] = library.commitImage
 export const rebaseImage: Library<CreateSchemas>['rebaseImage'] = library.rebaseImage
 export const checkImage: Library<CreateSchemas>['checkImage'] = library.checkImage
+export const changeBitmap: Library<CreateSchemas>['changeBitmap'] = library.changeBitmap
 export const imageInfo: Library<CreateSchemas>['imageInfo'] = library.imageInfo
 export const mapImage: Library<CreateSchemas>['mapImage'] = library.mapImage
 export const measureImage: Library<CreateSchemas>['measureImage'] = library.measureImage

@@ -304,27 +304,3 @@ function fullNameFrom(node: BlockNode, filename: string): string {
     throw error
   }
 }
-
-/**
- * Takes the images between `top`'s overlay and `base` out of `active`'s chain, `top` included,
- * recording `backingName` (or `base`'s name) in the overlay's header (seed row 64).
- */
-export async function dropIntermediate(
-  active: BlockNode,
-  top: BlockNode,
-  base: BlockNode,
-  backingName?: string,
-): Promise<void> {
-  const overlay = findOverlay(active, top)
-  if (top.driver === undefined || base.driver === undefined || overlay === undefined || active === top) {
-    throw blockError('EIO', 'Input/output error')
-  }
-  if (overlay.backing === base) {
-    return
-  }
-  if (!chainContains(top, base)) {
-    throw blockError('EIO', 'Input/output error')
-  }
-  await changeBackingFile(overlay, backingName ?? base.filename, base.driver.name)
-  await setBacking(overlay, base)
-}

@@ -107,6 +107,19 @@ export interface MediumHooks {
 export interface KeyHooks {
   readonly encrypted: boolean
   readonly hasKey: boolean
-  /** @throws BlockError EINVAL for a wrong key; {@link hasKey} is false then */
-  setKey(key: Uint8Array): Maybe<void>
+  /** Absent: keys are only taken when the image is opened. @throws BlockError EINVAL for a wrong key; {@link hasKey} is false then */
+  setKey?(key: Uint8Array): Maybe<void>
+}
+
+/**
+ * Keeps dirty bitmaps in an image. A driver that has one also loads what is stored when it opens the
+ * image, and stores what is persistent when it closes or inactivates it.
+ */
+export interface BitmapStore {
+  /** Whether images of this very kind (version, features) can hold bitmaps. */
+  readonly supported: boolean
+  /** @throws BlockError with QEMU's text if a further bitmap like this could not be stored */
+  checkNew(name: string, granularity: number): Maybe<void>
+  /** Deletes a stored bitmap; one that is not there is no error. @throws BlockError */
+  remove(name: string): Promise<void>
 }

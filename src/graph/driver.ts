@@ -6,6 +6,7 @@ import type { AioContext } from './aio-context.js'
 import type { BlockChild } from './child.js'
 import type {
   AmendContext,
+  BitmapStore,
   DebugHooks,
   KeyHooks,
   MediumHooks,
@@ -159,9 +160,12 @@ export interface DriverState {
   removeChild?(child: BlockChild): Promise<void>
   /** Checks a change of options and prepares it; nothing changes until the plan is committed. Throws to refuse. */
   prepareReopen?(context: ReopenContext): Maybe<ReopenPlan>
+  /** Whether replacing `node`, at or below this one, by one with the same contents as this one changes nothing for those above. */
+  canReplace?(node: BlockNode): boolean
   readonly debug?: DebugHooks
+  readonly bitmapStore?: BitmapStore
   readonly medium?: MediumHooks
-  readonly key?: KeyHooks
+  readonly key?: KeyHooks | undefined
   probeBlockSizes?(): { logical: number; physical: number } | undefined
   probeGeometry?(): { cylinders: number; heads: number; sectors: number } | undefined
   /** In-kernel copy between two protocol nodes; undefined result: not possible here. */
@@ -171,8 +175,11 @@ export interface DriverState {
   attachAioContext?(context: AioContext): void
   /** The image is about to be handed to another process: write everything back. */
   inactivate?(): Wait
-  /** Another process may have changed the image: forget what is cached. */
-  invalidate?(): Wait
+  /**
+   * Another process may have changed the image: forget what is cached. A driver that reads the image
+   * anew returns what it is now, which takes this object's place; this one is not closed then.
+   */
+  invalidate?(): Maybe<DriverState | undefined>
   /**
    * How the node is named by its children: a plain filename that reopens it exactly, or undefined
    * if only `json:` can. Absent: the core derives it (seed L3940-4003).

@@ -39,11 +39,17 @@ export class BlockLayer {
   readonly backends = new Set<Backend>()
   /** @internal All nodes in creation order. */
   readonly nodes = new Set<BlockNode>()
+  /** Nodes that the user made by name and owns a reference to; see addBlockdev. */
+  readonly userNodes = new Set<BlockNode>()
   readonly events = new BlockEvents()
+  /** Images that are opened belong to another process for now (seed row 115); see activateAll. */
+  incoming = false
   /** The event loop that everything runs on unless it is moved. */
   readonly mainContext = new AioContext('main')
   /** Objects that options refer to by id: secrets, throttle groups. */
   readonly objects = new UserObjects()
+  /** @internal Called when edges have been added: users that now stand above drained nodes must be held. */
+  readonly drainedSections = new Set<() => void>()
   /** @internal Held from the first change of edges or flags until their permissions are settled. */
   readonly graphLock = new Mutex()
   readonly #modules = new Map<BlockDriver, DriverModule>()
@@ -171,6 +177,7 @@ export class BlockLayer {
     for (const backend of [...this.backends]) {
       await backend.close()
     }
+    this.userNodes.clear()
     for (const node of [...this.nodes]) {
       if (node.parents.length === 0 && node.references > 0) {
         node.references = 0

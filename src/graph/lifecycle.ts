@@ -22,11 +22,20 @@ export function attachEdge(child: BlockChild): void {
         `Making '${child.node.name}' a ${child.name} child of '${parent.name}' would create a cycle`,
       )
     }
+    if (child.node.flags.inactive && !parent.flags.inactive) {
+      throw blockError(
+        'EINVAL',
+        `Inactive '${child.node.name}' can't be a ${child.name} child of active '${parent.name}'`,
+      )
+    }
     parent.children.push(child)
     parent.childrenChanged()
   }
   child.node.parents.push(child)
   child.node.references++
+  for (const update of child.node.layer.drainedSections) {
+    update()
+  }
 }
 
 /** Takes an edge out of both lists. The caller owns the reference that the edge held. */
@@ -124,6 +133,8 @@ export async function closeNode(node: BlockNode): Promise<void> {
     node.flushPath = undefined
     node.debug = undefined
   }
+  // What was to be kept of them is in the image.
+  await step(() => node.dirtyBitmaps.releaseNamed())
   const backing = node.children.filter((child) => child.name === 'backing')
   const others = node.children.filter((child) => child.name !== 'backing')
   for (const child of backing) {

@@ -3,6 +3,7 @@ import { IoNode } from '../io/index.js'
 import type { OptionDict } from '../options/index.js'
 import type { AioContext, AioNotifier } from './aio-context.js'
 import type { BlockChild, EdgeParent } from './child.js'
+import { DirtyBitmaps } from './dirty-bitmaps.js'
 import type { BlockDriver, DriverState } from './driver.js'
 import { noFlags, type OpenFlags, Role } from './flags.js'
 import type { BlockLayer } from './layer.js'
@@ -44,6 +45,7 @@ export class BlockNode extends IoNode implements EdgeParent {
   /** `force-share=on`: no locks, nothing is promised. */
   forceShare = false
   readonly opBlockers = new OpBlockers()
+  readonly dirtyBitmaps = new DirtyBitmaps(this)
   /** Blocks operations on the backing node while it is one. */
   readonly backingBlocker = { message: '' }
   /** Where the node's I/O takes place; see changeAioContext. */

@@ -1,5 +1,6 @@
 /** Whole-image operations, the same for the library and the tools. May import everything below drivers. */
 export * from './bench.js'
+export * from './bitmap.js'
 export * from './check.js'
 export {
   type CommitImageOptions,

@@ -109,6 +109,10 @@ export async function writeGeneral(
   }
   const request = node.requests.begin('write', offset, bytes)
   try {
+    const held = node.dirtyTracker?.beforeWrite()
+    if (held !== undefined) {
+      await held
+    }
     node.checkThreshold(offset, bytes)
     await writeTracked(node, request, offset, bytes, buffer, bufferOffset, flags)
   } finally {
@@ -130,11 +134,12 @@ async function writeTracked(
   const end = Math.ceil((offset + bytes) / align) * align
   const unaligned = start !== offset || end !== offset + bytes
   if ((flags & ReqFlags.writeCompressed) !== 0) {
-    const wait = node.writeDriver(offset, bytes, buffer, bufferOffset, flags)
-    if (wait !== undefined) {
-      await wait
-    }
-    node.written(offset, bytes)
+    await writeNoted(node, offset, bytes, async () => {
+      const wait = node.writeDriver(offset, bytes, buffer, bufferOffset, flags)
+      if (wait !== undefined) {
+        await wait
+      }
+    })
     return
   }
   if (unaligned || (flags & ReqFlags.serialising) !== 0) {
@@ -145,15 +150,33 @@ async function writeTracked(
     await conflict
   }
   if (!unaligned) {
-    await writeAligned(node, offset, bytes, buffer, bufferOffset, flags)
-    node.written(offset, bytes)
+    await writeNoted(node, offset, bytes, () =>
+      writeAligned(node, offset, bytes, buffer, bufferOffset, flags),
+    )
     return
   }
   // Read-modify-write of the first and last partial block.
   const padded = new Uint8Array(end - start)
   await readEdges(node, offset, bytes, start, padded)
   padded.set(buffer.subarray(bufferOffset, bufferOffset + bytes), offset - start)
-  await writeAligned(node, start, end - start, padded, 0, flags & ~ReqFlags.serialising)
+  await writeNoted(node, offset, bytes, () =>
+    writeAligned(node, start, end - start, padded, 0, flags & ~ReqFlags.serialising),
+  )
+}
+
+/** Runs a write and keeps the books, also of one that fails. */
+async function writeNoted(
+  node: IoNode,
+  offset: number,
+  bytes: number,
+  write: () => Promise<void>,
+): Promise<void> {
+  try {
+    await write()
+  } catch (error) {
+    node.notWritten(offset, bytes)
+    throw error
+  }
   node.written(offset, bytes)
 }
 

@@ -4,6 +4,7 @@ import type { IoAccounting } from './accounting.js'
 import { type BlockStatus, nodeStatus } from './block-status.js'
 import type { DirectPath, MapPath } from './data-path.js'
 import type { DebugEventSink } from './debug-events.js'
+import type { DirtyTracker } from './dirty-tracker.js'
 import { discardRange } from './discard.js'
 import { ReqFlags } from './flags.js'
 import { type FlushPath, FlushState } from './flush.js'
@@ -68,7 +69,9 @@ export abstract class IoNode {
   /** Guest ranges with an allocation in flight. */
   readonly allocations = new RangeLock()
   readonly flushState = new FlushState(this)
-  /** Called after each successful write, zero or discard, with the guest range: dirty tracking. */
+  /** Records what is written. Undefined while the node has no dirty bitmaps: writes then pay this one test. */
+  dirtyTracker: DirtyTracker | undefined = undefined
+  /** Called after each successful write, zero or discard, with the guest range. */
   writeObservers: ((offset: number, bytes: number) => void)[] | undefined = undefined
   /** Counts the node's requests, if anyone asked for that. */
   accounting: IoAccounting | undefined = undefined
@@ -120,6 +123,7 @@ export abstract class IoNode {
     if (
       this.readOnly ||
       this.requests.mustCheck ||
+      this.dirtyTracker !== undefined ||
       this.detectZeroes !== 'off' ||
       this.debug !== undefined ||
       flags !== 0 ||
@@ -236,7 +240,12 @@ export abstract class IoNode {
   }
 
   async #tracked(wait: Promise<void>, offset: number, bytes: number): Promise<void> {
-    await this.requests.track(wait, 'write', offset, bytes)
+    try {
+      await this.requests.track(wait, 'write', offset, bytes)
+    } catch (error) {
+      this.notWritten(offset, bytes)
+      throw error
+    }
     this.written(offset, bytes)
   }
 
@@ -269,12 +278,20 @@ export abstract class IoNode {
     if (end > this.length) {
       this.length = Math.ceil(end / 512) * 512
       this.onGrow?.()
+      this.dirtyTracker?.resized(this.length)
     }
+    this.dirtyTracker?.wrote(offset, bytes)
     if (this.writeObservers !== undefined) {
       for (const observer of this.writeObservers) {
         observer(offset, bytes)
       }
     }
+  }
+
+  /** @internal Bookkeeping after a failed write, zero or discard: a part of it may have happened. */
+  notWritten(offset: number, bytes: number): void {
+    this.flushState.writeGeneration++
+    this.dirtyTracker?.wrote(offset, bytes)
   }
 
   /** @internal Largest request in bytes to hand to the driver. */

@@ -36,6 +36,10 @@ export function writeZeroesRange(
 async function tracked(node: IoNode, offset: number, bytes: number, flags: number): Promise<void> {
   const request = node.requests.begin('write', offset, bytes)
   try {
+    const held = node.dirtyTracker?.beforeWrite()
+    if (held !== undefined) {
+      await held
+    }
     const align = node.limits.requestAlignment
     if (offset % align !== 0 || bytes % align !== 0) {
       node.requests.makeSerialising(request, align)
@@ -45,7 +49,12 @@ async function tracked(node: IoNode, offset: number, bytes: number, flags: numbe
       await conflict
     }
     node.checkThreshold(offset, bytes)
-    await run(node, offset, bytes, flags)
+    try {
+      await run(node, offset, bytes, flags)
+    } catch (error) {
+      node.notWritten(offset, bytes)
+      throw error
+    }
     node.written(offset, bytes)
   } finally {
     node.requests.end(request)

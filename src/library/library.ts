@@ -1,5 +1,6 @@
 import type { BlockLayer, MeasureResult } from '../graph/index.js'
 import {
+  type ChangeBitmapOptions,
   type CheckImageOptions,
   type CheckImageResult,
   type CommitImageOptions,
@@ -10,6 +11,7 @@ import {
   type ConvertResult,
   type CreateImageOptions,
   type CreateImageResult,
+  changeBitmap,
   checkImage,
   collectImageInfo,
   commitImage,
@@ -80,6 +82,8 @@ export interface Library<S extends FormatSchemas> {
   rebaseImage(image: string | ImageSpec, options: RebaseImageOptions): Promise<void>
   /** Checks an image as `qemu-img check` does, and repairs it if `fix` says so. */
   checkImage(image: string | ImageSpec, options?: CheckImageOptions): Promise<CheckImageResult>
+  /** Changes a persistent dirty bitmap of an image as `qemu-img bitmap` does. */
+  changeBitmap(image: string | ImageSpec, options: ChangeBitmapOptions): Promise<void>
   /** Describes an image, and those below it if asked to, as `qemu-img info` does. */
   imageInfo(image: string | ImageSpec, options?: ImageInfoOptions): Promise<ImageInfo[]>
   /** The extents of an image in order, as `qemu-img map` does. The image is open as long as you iterate. */
@@ -127,6 +131,7 @@ export function bindLibrary<S extends FormatSchemas>(layerOf: () => BlockLayer, 
         await backend.close()
       }
     },
+    changeBitmap: async (image, options) => await changeBitmap(layerOf(), image, options),
     imageInfo: async (image, options) => await collectImageInfo(layerOf(), image, options),
     mapImage: async function* (image, options) {
       const backend = await openBackend(layerOf(), image)

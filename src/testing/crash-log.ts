@@ -46,7 +46,7 @@ export class CrashLog {
 
   /** Every crash state, from the first operation to the last. */
   *states(options: CrashStateOptions): Generator<CrashState> {
-    const durable = new Image()
+    const durable = new CrashImage()
     let pending: MemoryOperation[] = []
     let flushes = 0
     for (const [index, operation] of this.#operations.entries()) {
@@ -103,11 +103,12 @@ function* subsets(count: number, options: CrashStateOptions): Generator<number[]
   }
 }
 
-class Image {
+/** @internal A file as it stands on the disk. */
+export class CrashImage {
   #bytes = new Uint8Array(0)
 
-  copy(): Image {
-    const image = new Image()
+  copy(): CrashImage {
+    const image = new CrashImage()
     image.#bytes = this.#bytes.slice()
     return image
   }

@@ -21,7 +21,7 @@ export type MemoryOperation =
 
 export interface MemoryHostOptions {
   readonly codecs?: HostCodecs
-  readonly ciphers?: HostCiphers
+  readonly ciphers?: HostCiphers | undefined
   /** Called before each operation; the errno it returns makes the operation fail without effect. */
   readonly fault?: (operation: MemoryOperation) => ErrnoName | undefined
   /** Turns to wait before an operation completes; 0 completes it synchronously. */

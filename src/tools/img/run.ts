@@ -6,6 +6,7 @@ import { flag, type ImgCommand, ImgTool, valued } from './tool.js'
 /** Commands are loaded when they are called: start-up is most of what a short one takes. */
 const commands: Readonly<Record<string, () => Promise<ImgCommand>>> = {
   bench: async () => (await import('./commands/bench.js')).bench,
+  bitmap: async () => (await import('./commands/bitmap.js')).bitmap,
   check: async () => (await import('./commands/check.js')).check,
   commit: async () => (await import('./commands/commit.js')).commit,
   compare: async () => (await import('./commands/compare.js')).compare,
@@ -21,7 +22,7 @@ const commands: Readonly<Record<string, () => Promise<ImgCommand>>> = {
 }
 
 /** What `qemu-img` has and this version has not. */
-const missing = new Set(['amend', 'bitmap'])
+const missing = new Set(['amend'])
 
 /**
  * `qemu-img`: runs a command line and returns the exit code. Nothing is thrown, and nothing stays

@@ -309,6 +309,11 @@ export class ClusterAllocator {
     }
   }
 
+  /** What is freed next must stay readable until no L2 table on disk points to it: something else would show. */
+  keepUntilUnlinked(): void {
+    this.#discardNeedsFlush = true
+  }
+
   /** {@link free} for a compressed cluster. */
   async freeCompressed(offset: number, bytes: number, reason: FreeReason): Promise<void> {
     this.#discardNeedsFlush ||= this.discards[reason]

@@ -1,4 +1,5 @@
 import { codeOf, ioError, strerror } from '../../../errors/index.js'
+import { sectorBytes } from '../../../formatkit/crypto/index.js'
 import {
   type BlockChild,
   type CheckFix,
@@ -6,6 +7,7 @@ import {
   type DriverInfo,
   type DriverState,
   hasZeroInit,
+  type KeyHooks,
   type ReopenContext,
   type ReopenPlan,
   type SnapshotInfo,
@@ -24,10 +26,14 @@ import {
   type WritePlan,
 } from '../../../io/index.js'
 import type { Wait } from '../../../sched/index.js'
+import type { PersistentBitmaps } from './bitmap-store.js'
 import { checkImage } from './check.js'
 import { ClusterWriter } from './cluster.js'
 import { CompressedClusters } from './compressed.js'
 import { Incompatible, maxBackingFileBytes } from './constants.js'
+import { type FreshCrypto, installEncryption } from './crypto-create.js'
+import { keyHooks } from './crypto-keys.js'
+import { encryptedPath } from './crypto-path.js'
 import { makeEmpty } from './empty.js'
 import { L2Tables } from './l2-tables.js'
 import { Mapping } from './mapping.js'
@@ -118,6 +124,7 @@ export class Qcow2Image implements DriverState {
   readonly flushPath: FlushPath
   readonly supportedZeroFlags: number
   readonly clusterSize: number
+  readonly bitmapStore: PersistentBitmaps
   readonly #meta: Qcow2Metadata
   readonly #resize: Resize
   readonly #zeroDiscard: ZeroDiscard
@@ -125,11 +132,13 @@ export class Qcow2Image implements DriverState {
   #settings: RuntimeSettings
   readonly snapshotOperations: Qcow2Snapshots
   readonly vmState: VmStateArea
+  readonly key: KeyHooks | undefined
 
-  constructor(meta: Qcow2Metadata, file: BlockChild, settings: RuntimeSettings) {
+  constructor(meta: Qcow2Metadata, file: BlockChild, settings: RuntimeSettings, bitmaps: PersistentBitmaps) {
     this.#meta = meta
     this.#settings = settings
     this.file = file
+    this.bitmapStore = bitmaps
     this.clusterSize = meta.geometry.clusterSize
     this.supportedZeroFlags = meta.header.version >= 3 ? ReqFlags.mayUnmap | ReqFlags.noFallback : 0
     const tables = new L2Tables(meta)
@@ -139,9 +148,11 @@ export class Qcow2Image implements DriverState {
     writer.onCompressedFreed = () => compressed.invalidate()
     this.#zeroDiscard = zeroDiscard
     this.#compressed = compressed
-    this.map = new ImagePath(new Mapping(meta), writer, zeroDiscard, compressed)
+    const path = new ImagePath(new Mapping(meta), writer, zeroDiscard, compressed)
+    this.map = meta.crypto === undefined ? path : encryptedPath(path, meta.crypto)
+    this.key = keyHooks(meta)
     this.flushPath = { flushToOs: () => meta.flushToOs() }
-    this.#resize = new Resize(meta, tables, writer, zeroDiscard, () => {
+    this.#resize = new Resize(meta, tables, writer, zeroDiscard, bitmaps, () => {
       const { l2Entries, l2EntryBytes, refcountEntries } = this.#settings.caches()
       meta.l2.capacity = Math.floor((l2Entries * l2EntryBytes) / meta.l2.tableBytes)
       meta.blocks.capacity = refcountEntries
@@ -159,6 +170,11 @@ export class Qcow2Image implements DriverState {
       meta.node.map = dead
       meta.node.flushPath = dead
     }
+  }
+
+  /** @internal For operations of this driver that have files of their own. */
+  get metadata(): Qcow2Metadata {
+    return this.#meta
   }
 
   get header() {
@@ -180,10 +196,14 @@ export class Qcow2Image implements DriverState {
   /** Clusters allocated ahead are as the file is; all others read as zeroes. */
   get hasZeroInit(): boolean {
     const { l1, file } = this.#meta
-    return l1.size === 0 || l1.tableOffset(0) === 0 || hasZeroInit(file)
+    // Zeroes of the file are not zeroes once they are deciphered.
+    return l1.size === 0 || l1.tableOffset(0) === 0 || (this.#meta.crypto === undefined && hasZeroInit(file))
   }
 
   refreshLimits(limits: BlockLimits): void {
+    if (this.#meta.crypto !== undefined) {
+      limits.requestAlignment = Math.max(limits.requestAlignment, sectorBytes)
+    }
     limits.zeroAlignment = this.clusterSize
     limits.discardAlignment = this.clusterSize
   }
@@ -234,9 +254,14 @@ export class Qcow2Image implements DriverState {
   }
 
   async prepareReopen(context: ReopenContext): Promise<ReopenPlan> {
-    return await prepareReopen(context, this.#meta, (settings) => {
+    return await prepareReopen(context, this.#meta, this.bitmapStore, (settings) => {
       this.#settings = settings
     })
+  }
+
+  /** @internal Makes a new image an encrypted one. */
+  async encrypt(fresh: FreshCrypto): Promise<void> {
+    await installEncryption(this.#meta, fresh)
   }
 
   info(): DriverInfo {
@@ -249,26 +274,48 @@ export class Qcow2Image implements DriverState {
   }
 
   async specificInfo(): Promise<SpecificInfo> {
-    return await specificInfo(this.#meta.header, this.#meta.file)
+    return await specificInfo(this.#meta.header, this.#meta.file, this.#meta.crypto?.info())
   }
 
   snapshots(): readonly SnapshotInfo[] {
     return this.#meta.snapshots
   }
 
+  /** Opens the image again over the same file; set by who opened it. */
+  reload: (() => Promise<Qcow2Image>) | undefined = undefined
+
+  async invalidate(): Promise<Qcow2Image | undefined> {
+    const fresh = await this.reload?.()
+    if (fresh !== undefined) {
+      this.#meta.crypto?.dispose()
+    }
+    return fresh
+  }
+
   /** Writes everything back, so that another process may open the image. */
   async inactivate(): Promise<void> {
-    await this.#meta.locked(() => this.#meta.writeCaches())
+    await this.#meta.locked(async () => {
+      const stored = await this.bitmapStore.storeAtEnd()
+      this.bitmapStore.release()
+      await this.#meta.writeCaches()
+      if (!stored) {
+        throw ioError('EINVAL', { node: this.#meta.node.nodeName, operation: 'inactivate' })
+      }
+    })
   }
 
   /** Writes back what is in memory. What cannot be written is lost, with a word to the user. */
   async close(): Promise<void> {
-    const { corruption, host } = this.#meta
+    const { corruption, host, crypto } = this.#meta
+    crypto?.dispose()
     await corruption.settled()
     if (corruption.fatal) {
       return
     }
     await this.#meta.locked(async () => {
+      if (!this.#meta.node.readOnly) {
+        await this.bitmapStore.storeAtEnd()
+      }
       try {
         await this.#meta.writeL2()
       } catch (error) {

@@ -8,6 +8,7 @@ import { ClusterAllocator, type DiscardPolicy } from './allocate.js'
 import type { CacheSizes } from './cache-sizes.js'
 import { tableEntryBytes } from './constants.js'
 import { CorruptionReport } from './corruption.js'
+import type { Qcow2Crypto } from './crypto.js'
 import { readPadded } from './file-read.js'
 import { Geometry } from './geometry.js'
 import { type Qcow2Header, serializeHeader } from './header.js'
@@ -26,6 +27,7 @@ export interface MetadataOptions {
   readonly header: Qcow2Header
   readonly caches: CacheSizes
   readonly discards: DiscardPolicy
+  readonly crypto?: Qcow2Crypto | undefined
 }
 
 /**
@@ -59,6 +61,8 @@ export class Qcow2Metadata {
   readonly refcounts: Refcounts
   readonly allocator: ClusterAllocator
   readonly corruption: CorruptionReport
+  /** Absent for images without encryption. */
+  readonly crypto: Qcow2Crypto | undefined
   /** Protects metadata of an image that is open for writing. */
   overlap: OverlapCheck | undefined = undefined
   /** Internal snapshots in the order of the table, and the bytes it has in the file. */
@@ -71,6 +75,7 @@ export class Qcow2Metadata {
     this.node = node
     this.#fileEdge = file
     this.host = host
+    this.crypto = options.crypto
     this.header = header
     this.geometry = new Geometry(header)
     this.l2 = new TableCache(file, caches.l2EntryBytes, caches.l2Entries, l2Events)

@@ -1,13 +1,15 @@
 import { codeOf, errnoError } from '../../../errors/index.js'
 import type { OpenContext } from '../../../graph/index.js'
 import type { IoNode } from '../../../io/index.js'
-import { checkBitmaps } from './bitmap-directory.js'
+import { PersistentBitmaps } from './bitmap-store.js'
 import { headerLengthV3 } from './constants.js'
+import { openCrypto } from './crypto.js'
 import { readPadded } from './file-read.js'
 import { clearAutoclear, describeUnsupported, headerBytesNeeded, parseHeader } from './header.js'
 import { Qcow2Image } from './image.js'
 import { Qcow2Metadata } from './metadata.js'
 import { OverlapCheck } from './overlap.js'
+import { reload } from './reload.js'
 import { runtimeSettings } from './settings.js'
 import { readSnapshotTable } from './snapshot-table.js'
 
@@ -33,7 +35,9 @@ export async function open(context: OpenContext): Promise<Qcow2Image> {
     host.warn(`warning: ${warning}`)
   }
   const settings = runtimeSettings(context.options, header, node.unmapAllowed)
+  const crypto = await openCrypto(context.layer, node, file, header, settings.encrypt, flags.noIo)
   const meta = new Qcow2Metadata({
+    crypto,
     node,
     file: context.file,
     host,
@@ -53,7 +57,10 @@ export async function open(context: OpenContext): Promise<Qcow2Image> {
   if (!flags.noIo || file.debug !== undefined) {
     await meta.load()
   }
-  await checkBitmaps(file, header)
+  const bitmaps = new PersistentBitmaps(meta, node)
+  if (!flags.inactive) {
+    await bitmaps.load(write, !flags.noIo)
+  }
   if (write && clearAutoclear(header)) {
     try {
       await meta.writeHeader()
@@ -61,7 +68,9 @@ export async function open(context: OpenContext): Promise<Qcow2Image> {
       throw errnoError(codeOf(error), 'Could not update qcow2 header', { cause: error })
     }
   }
-  return new Qcow2Image(meta, context.file, settings)
+  const image = new Qcow2Image(meta, context.file, settings, bitmaps)
+  image.reload = () => reload(context, open)
+  return image
 }
 
 /** The bytes that {@link parseHeader} wants. */

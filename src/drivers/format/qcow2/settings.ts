@@ -2,6 +2,8 @@ import { blockError } from '../../../errors/index.js'
 import { type OptionDict, type OptionsOf, takeOptions } from '../../../options/index.js'
 import type { DiscardPolicy } from './allocate.js'
 import { type CacheSizes, cacheSizes } from './cache-sizes.js'
+import { CryptMethod } from './constants.js'
+import { checkEncryptFormat, type EncryptOptions } from './crypto.js'
 import type { Qcow2Header } from './header.js'
 import { qcow2RuntimeOptions } from './options.js'
 import { overlapTemplates, protectedStructures } from './overlap.js'
@@ -14,6 +16,7 @@ export interface RuntimeSettings {
   caches(): CacheSizes
   readonly discards: DiscardPolicy
   readonly protectedStructures: ReturnType<typeof protectedStructures>
+  readonly encrypt: EncryptOptions
 }
 
 /**
@@ -28,12 +31,21 @@ export function runtimeSettings(
 ): RuntimeSettings {
   const options = takeOptions(dict, qcow2RuntimeOptions)
   checkOptions(options, header)
+  checkEncryptFormat(options['encrypt.format'], header)
+  if (header.cryptMethod !== CryptMethod.none) {
+    for (const key of dict.keys()) {
+      if (key.startsWith('encrypt.')) {
+        throw blockError('EINVAL', `Parameter '${key.slice('encrypt.'.length)}' is unexpected`)
+      }
+    }
+  }
   const caches = () => cacheSizes(options, header.size, header.clusterSize)
   caches()
   return {
     caches,
     discards: discardPolicy(options, unmapAllowed),
     protectedStructures: protectedStructures(options),
+    encrypt: { format: options['encrypt.format'], keySecret: options['encrypt.key-secret'] },
   }
 }
 
