@@ -281,6 +281,17 @@ export class Qcow2Image implements DriverState {
     return this.#meta.snapshots
   }
 
+  /** Opens the image again over the same file; set by who opened it. */
+  reload: (() => Promise<Qcow2Image>) | undefined = undefined
+
+  async invalidate(): Promise<Qcow2Image | undefined> {
+    const fresh = await this.reload?.()
+    if (fresh !== undefined) {
+      this.#meta.crypto?.dispose()
+    }
+    return fresh
+  }
+
   /** Writes everything back, so that another process may open the image. */
   async inactivate(): Promise<void> {
     await this.#meta.locked(async () => {

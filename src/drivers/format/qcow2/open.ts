@@ -9,6 +9,7 @@ import { clearAutoclear, describeUnsupported, headerBytesNeeded, parseHeader } f
 import { Qcow2Image } from './image.js'
 import { Qcow2Metadata } from './metadata.js'
 import { OverlapCheck } from './overlap.js'
+import { reload } from './reload.js'
 import { runtimeSettings } from './settings.js'
 import { readSnapshotTable } from './snapshot-table.js'
 
@@ -57,7 +58,9 @@ export async function open(context: OpenContext): Promise<Qcow2Image> {
     await meta.load()
   }
   const bitmaps = new PersistentBitmaps(meta, node)
-  await bitmaps.load(write, !flags.noIo)
+  if (!flags.inactive) {
+    await bitmaps.load(write, !flags.noIo)
+  }
   if (write && clearAutoclear(header)) {
     try {
       await meta.writeHeader()
@@ -65,7 +68,9 @@ export async function open(context: OpenContext): Promise<Qcow2Image> {
       throw errnoError(codeOf(error), 'Could not update qcow2 header', { cause: error })
     }
   }
-  return new Qcow2Image(meta, context.file, settings, bitmaps)
+  const image = new Qcow2Image(meta, context.file, settings, bitmaps)
+  image.reload = () => reload(context, open)
+  return image
 }
 
 /** The bytes that {@link parseHeader} wants. */
