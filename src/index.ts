@@ -6,6 +6,7 @@
  * a platform or a policy of your choice.
  */
 import { allDrivers } from './all-drivers.js'
+import { luksCreateSchema } from './drivers/format/luks/options.js'
 import { qcow2CreateOptions } from './drivers/format/qcow2/options.js'
 import { rawCreateOptions } from './drivers/format/raw/options.js'
 import { fileCreateOptions } from './drivers/protocol/file/options.js'
@@ -37,6 +38,7 @@ export {
   Perm,
   Role,
 } from './graph/index.js'
+export { addSecret, Secret } from './formatkit/crypto/index.js'
 export type { Host, HostThread, HostThreads } from './host/index.js'
 export type {
   BitmapAction,
@@ -60,6 +62,7 @@ export { createNodeHost, type NodeHostOptions } from './platform/node/index.js'
 const schemas = {
   raw: { ...fileCreateOptions, ...rawCreateOptions },
   qcow2: { ...fileCreateOptions, ...qcow2CreateOptions },
+  luks: { ...fileCreateOptions, ...luksCreateSchema },
 } as const
 
 export type CreateSchemas = typeof schemas
