@@ -16,6 +16,7 @@ import { createNodeHost } from './platform/node/index.js'
 
 export { allDrivers } from './all-drivers.js'
 export { BlockError, type ErrnoName, type ErrorPlace, isBlockError } from './errors/index.js'
+export { addSecret, Secret } from './formatkit/crypto/index.js'
 export {
   AioContext,
   allowImplicitFiles,
@@ -38,7 +39,6 @@ export {
   Perm,
   Role,
 } from './graph/index.js'
-export { addSecret, Secret } from './formatkit/crypto/index.js'
 export type { Host, HostThread, HostThreads } from './host/index.js'
 export type {
   BitmapAction,
