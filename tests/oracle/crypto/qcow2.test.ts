@@ -165,6 +165,25 @@ describe('chains', () => {
     await expectSame(cwd, 'check', ...secrets, '--image-opts', mid)
   })
 
+  test.each([aes, luks])('snapshots, and what commit writes: %s', async (options) => {
+    const cwd = folder.sub(`snapshots ${options}`)
+    good(await create('ours', cwd, '-o', `encrypt.key-secret=s,cluster_size=4k,${options}`, 'a', '2M'))
+    const image = [...secrets, '--image-opts']
+    good(ioOptions(cwd, opened('a'), 'write -P 1 0 1M'))
+    const before = await contents('ours', cwd, opened('a'))
+    good(await ours(cwd, 'snapshot', ...image, '-c', 'one', opened('a')))
+    good(ioOptions(cwd, opened('a'), 'write -P 2 100k 30000'))
+    good(await create('ours', cwd, '-o', `encrypt.key-secret=t,${aes}`, '-b', 'a', '-F', 'qcow2', 'top'))
+    const top = `${opened('top', 't')},backing.encrypt.key-secret=s`
+    good(ioOptions(cwd, top, 'write -P 3 90k 20000', 'write -z 8k 4k'))
+    const after = await contents('theirs', cwd, top)
+    good(await ours(cwd, 'commit', '-q', ...image, top))
+    expect((await contents('theirs', cwd, opened('a'))).equals(after)).toBe(true)
+    good(await ours(cwd, 'snapshot', ...image, '-a', 'one', opened('a')))
+    expect((await contents('theirs', cwd, opened('a'))).equals(before)).toBe(true)
+    expect(theirs(cwd, 'check', ...secrets, '--image-opts', opened('a')).status).toBe(0)
+  })
+
   test('resize, with a longer backing file below', async () => {
     const cwd = folder.sub('resize')
     good(await create('ours', cwd, '-o', `encrypt.key-secret=s,${luks}`, 'a', '1M'))
