@@ -152,8 +152,6 @@ export interface DriverState {
   amend?(context: AmendContext): Promise<void>
   /** Forgets everything written to this image, so that the backing file shows through (after commit). */
   makeEmpty?(): Wait
-  /** Nodes below that may be replaced by ones with the same contents without a visible change; absent: see `recurseCanReplace`. */
-  readonly replaceable?: readonly BlockNode[]
   /** Takes a node up as another child (quorum). The result's edge is the new child. */
   addChild?(node: BlockNode): Promise<void>
   /** Lets one of the children go. @throws BlockError if too few would be left */

@@ -1,5 +1,5 @@
 import { blockError, codeOf, errnoNumber } from '../../../errors/index.js'
-import type { BlockChild, BlockNode, DriverState } from '../../../graph/index.js'
+import { type BlockChild, type BlockNode, type DriverState, recurseCanReplace } from '../../../graph/index.js'
 import { type DirectPath, ExtentFlags, type ExtentSink, type FlushPath, ReqFlags } from '../../../io/index.js'
 import { attempt, type Wait } from '../../../sched/index.js'
 
@@ -95,6 +95,11 @@ export class BlkverifyState implements DriverState, DirectPath, FlushPath {
     const raw = this.#raw.node.exactFilename
     const test = this.#test.node.exactFilename
     return raw === '' || test === '' ? undefined : `blkverify:${raw}:${test}`
+  }
+
+  /** Both have the same contents, or the program ends. */
+  canReplace(candidate: BlockNode): boolean {
+    return [this.#raw, this.#test].some((child) => recurseCanReplace(child.node, candidate))
   }
 
   close(): Wait {

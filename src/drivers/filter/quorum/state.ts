@@ -8,6 +8,7 @@ import {
   deviceOrNodeName,
   Perm,
   Role,
+  recurseCanReplace,
 } from '../../../graph/index.js'
 import {
   ChainStatus,
@@ -262,8 +263,8 @@ export class QuorumState implements DriverState, DirectPath, FlushPath {
     }
   }
 
-  get replaceable(): readonly BlockNode[] {
-    return this.#children.map((child) => child.node)
+  canReplace(candidate: BlockNode): boolean {
+    return this.#children.some((child) => recurseCanReplace(child.node, candidate))
   }
 
   async addChild(node: BlockNode): Promise<void> {
