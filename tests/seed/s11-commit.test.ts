@@ -244,6 +244,30 @@ test('row 91: an image whose format cannot be emptied keeps its contents', async
   await layer.unref(top)
 })
 
+test('row 90: an abort leaves both images usable and the guest sees no change', async () => {
+  const { layer, top } = await setup()
+  for (let at = 0; at < 8; at += 2) {
+    await top.write(at * cluster, cluster, pattern(cluster, at + 2), 0, 0)
+  }
+  const before = await read(top, 0, 8 * cluster)
+  const controller = new AbortController()
+  const seen: number[] = []
+  const progress = (done: number): void => {
+    seen.push(done)
+  }
+  // The rate keeps it busy: an abort must not wait for that.
+  const started = performance.now()
+  const committing = commitNode(top, { signal: controller.signal, progress, rateLimit: cluster / 8 })
+  setTimeout(() => controller.abort(), 50)
+  expect((await failure(() => committing)).code).toBe('ECANCELED')
+  expect([performance.now() - started < 5000, seen.includes(8 * cluster)]).toEqual([true, false])
+  expect(Buffer.compare(await read(top, 0, 8 * cluster), before)).toBe(0)
+  expect(backing(top).readOnly).toBe(true)
+  await commitNode(top)
+  expect(Buffer.compare(await read(top, 0, 8 * cluster), before)).toBe(0)
+  await layer.unref(top)
+})
+
 test('row 92: every user with a backing file; the first error ends it', async () => {
   const { layer, host, top } = await setup()
   await create(layer, '/second', { size: 4 * cluster, backing_file: '/other', backing_fmt: 'raw' }).catch(
