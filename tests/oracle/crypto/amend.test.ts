@@ -173,8 +173,8 @@ describe('qcow2', () => {
     const layer = newLayer()
     const filename = path.join(cwd, 'a')
     const node = await layer.open(filename, { driver: 'qcow2', 'encrypt.key-secret': 's' }, { write: true })
-    const meta = (node.state as unknown as { metadata: Parameters<typeof amendEncryption>[1] }).metadata
-    const change = (options: Values) => amendEncryption(layer, meta, { options, force: false, node })
+    const meta = (node.state as unknown as { metadata: Parameters<typeof amendEncryption>[0] }).metadata
+    const change = (options: Values) => amendEncryption(meta, { options, force: false, node })
     await change({ 'encrypt.state': 'active', 'encrypt.new-secret': 't', 'encrypt.iter-time': 10 })
     await change({ 'encrypt.state': 'inactive', 'encrypt.keyslot': 0 })
     await expect(change({ 'encrypt.state': 'inactive', 'encrypt.keyslot': 1 })).rejects.toThrow(

@@ -1,7 +1,7 @@
 import { blockError } from '../../../errors/index.js'
 import { lookupPassword } from '../../../formatkit/crypto/index.js'
 import { amendLuks, luksAmendOptions, luksAmendSchema } from '../../../formatkit/luks/index.js'
-import type { AmendContext, BlockLayer } from '../../../graph/index.js'
+import type { AmendContext } from '../../../graph/index.js'
 import type { OptionSpec } from '../../../options/index.js'
 import { luksStorageOf } from './crypto.js'
 import type { Qcow2Metadata } from './metadata.js'
@@ -23,11 +23,7 @@ export function amendsEncryption(context: AmendContext): boolean {
  *
  * @throws BlockError with QEMU's texts
  */
-export async function amendEncryption(
-  layer: BlockLayer,
-  meta: Qcow2Metadata,
-  context: AmendContext,
-): Promise<void> {
+export async function amendEncryption(meta: Qcow2Metadata, context: AmendContext): Promise<void> {
   const { crypto, header, file, host } = meta
   if (crypto === undefined) {
     throw blockError('ENOTSUP', "Can't amend encryption options - encryption not present")
@@ -42,7 +38,7 @@ export async function amendEncryption(
     volume,
     options: luksAmendOptions(context.options, prefix),
     force: context.force,
-    password: (id) => lookupPassword(layer, id),
+    password: (id) => lookupPassword(context.node.layer, id),
     keySecret: crypto.keySecret,
   })
 }
