@@ -4,6 +4,7 @@ import type { IoNode } from '../../../io/index.js'
 import { TimeSlice } from '../../../sched/index.js'
 import { type BitmapEntry, readBitmapDirectory } from './bitmap-directory.js'
 import { allOnes, allZeroes, readBitmapTable } from './bitmap-table.js'
+import { tableEntryBytes } from './constants.js'
 import { readPadded } from './file-read.js'
 import type { Qcow2Header } from './header.js'
 
@@ -17,7 +18,7 @@ export class BitmapLoader {
   readonly #file: IoNode
   readonly #header: Qcow2Header
   readonly #slice = new TimeSlice()
-  /** Bitmaps share no clusters: no more can be read than the file has. */
+  /** Bitmaps and their tables share no clusters: no more can be read than the file has. */
   #clustersLeft: number
 
   constructor(file: IoNode, header: Qcow2Header) {
@@ -76,6 +77,8 @@ export class BitmapLoader {
   async readBits(entry: BitmapEntry, bitmap: DirtyBitmap, contents: boolean): Promise<void> {
     let table: Float64Array
     try {
+      const tableBytes = Math.min(entry.tableSize * tableEntryBytes, this.#file.length - entry.tableOffset)
+      this.#claim(Math.ceil(Math.max(0, tableBytes) / this.#header.clusterSize))
       table = await readBitmapTable(this.#file, this.#header, entry)
     } catch (error) {
       throw errnoError(
@@ -98,6 +101,13 @@ export class BitmapLoader {
     }
   }
 
+  #claim(clusters: number): void {
+    this.#clustersLeft -= clusters
+    if (this.#clustersLeft < 0) {
+      throw ioError('EINVAL')
+    }
+  }
+
   async #readClusters(table: Float64Array, { bits }: DirtyBitmap): Promise<void> {
     const { clusterSize } = this.#header
     const span = bitmapClusterSpan(this.#header, bits.granularity)
@@ -109,9 +119,7 @@ export class BitmapLoader {
       if (entry === allOnes) {
         bits.set(at, count)
       } else if (entry !== allZeroes && entry < this.#file.length) {
-        if (this.#clustersLeft-- <= 0) {
-          throw ioError('EINVAL')
-        }
+        this.#claim(1)
         const wait = readPadded(this.#file, entry, cluster)
         if (wait !== undefined) {
           await wait

@@ -57,7 +57,7 @@ export async function writeBitmap(
   }
 }
 
-/** Writes each cluster of the bitmap that has a bit set, and notes it in `table`. */
+/** Writes each cluster of the bitmap that has bits set and others clear, and notes all in `table`. */
 async function writeData(
   meta: Qcow2Metadata,
   { bits }: DirtyBitmap,
@@ -71,11 +71,16 @@ async function writeData(
     const index = Math.floor(at / span)
     const start = index * span
     const bytes = Math.min(span, bits.size - start)
-    const cluster = new Uint8Array(clusterSize)
-    bits.serialize(start, bytes, cluster)
-    const offset = await allocate(meta, 1, name)
-    table[index] = offset
-    await write(meta, offset, cluster, name)
+    if (bits.nextZero(start, bytes) < 0) {
+      // A run of ones needs no cluster; images cannot make us write more than they hold.
+      table[index] = allOnes
+    } else {
+      const cluster = new Uint8Array(clusterSize)
+      bits.serialize(start, bytes, cluster)
+      const offset = await allocate(meta, 1, name)
+      table[index] = offset
+      await write(meta, offset, cluster, name)
+    }
     at = bits.nextDirty(start + bytes)
     const pause = slice.breathe()
     if (pause !== undefined) {
