@@ -1,6 +1,11 @@
-// Builds dist/: bundled entry points with drivers split off, and type declarations.
+// Builds dist/: the library with drivers split off, the tools in one bundle with V8's code cache, and
+// type declarations.
 import { execFileSync } from 'node:child_process'
-import { rmSync } from 'node:fs'
+import { createHash } from 'node:crypto'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { build } from 'esbuild'
 
@@ -8,25 +13,54 @@ const root = fileURLToPath(new URL('..', import.meta.url))
 process.chdir(root)
 rmSync('dist', { recursive: true, force: true })
 
-await build({
-  entryPoints: {
-    index: 'src/index.ts',
-    testing: 'src/testing/index.ts',
-    'tools/blockgraph': 'src/tools/main-umbrella.ts',
-    'tools/blockgraph-img': 'src/tools/main-img.ts',
-  },
+const common = {
   outdir: 'dist',
   bundle: true,
-  splitting: true,
-  format: 'esm',
   platform: 'node',
   target: 'node20',
   packages: 'external',
   sourcemap: true,
   legalComments: 'none',
-  chunkNames: 'chunks/[name]-[hash]',
   logLevel: 'warning',
+}
+
+await build({
+  ...common,
+  entryPoints: { index: 'src/index.ts', testing: 'src/testing/index.ts' },
+  splitting: true,
+  format: 'esm',
+  chunkNames: 'chunks/[name]-[hash]',
 })
+
+// One file loads faster than many modules; drivers and commands in it still start on demand.
+await build({
+  ...common,
+  entryPoints: { 'tools/tools': 'src/tools/main-tools.ts', 'tools/launch': 'src/tools/main-launch.ts' },
+  format: 'cjs',
+  outExtension: { '.js': '.cjs' },
+  // Packages are loaded by require: a script with a code cache has no loader for import().
+  supported: { 'dynamic-import': false },
+  define: { 'import.meta.url': 'importMetaUrl' },
+  banner: { js: "const importMetaUrl = require('node:url').pathToFileURL(__filename).href" },
+  charset: 'ascii',
+})
+
+const bundle = 'tools.cjs'
+const hash = createHash('sha256')
+  .update(readFileSync(`dist/tools/${bundle}`))
+  .digest('hex')
+  .slice(0, 12)
+writeFileSync('dist/tools/bundle.json', JSON.stringify({ bundle, hash }))
+
+const scratch = mkdtempSync(join(tmpdir(), 'blockgraph-build-'))
+try {
+  const { loadTools } = createRequire(import.meta.url)('../dist/tools/launch.cjs')
+  const { tools, saveCache } = loadTools()
+  await tools.warmUp(scratch)
+  saveCache()
+} finally {
+  rmSync(scratch, { recursive: true, force: true })
+}
 
 if (!process.argv.includes('--no-types')) {
   execFileSync(process.execPath, ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.build.json'], {

@@ -80,7 +80,7 @@ describe('loading', () => {
   test('is synchronous when the file is, and happens once', () => {
     const file = new File()
     file.bytes[512] = 7
-    const cache = new TableCache(file, size, 4)
+    const cache = new TableCache({ node: file }, size, 4)
     expect(cache.get(512)).toBeUndefined()
     expect(cache.reach(512)?.bytes[0]).toBe(7)
     expect(cache.get(512)?.bytes[0]).toBe(7)
@@ -90,7 +90,7 @@ describe('loading', () => {
   test('joins a read in flight', async () => {
     const file = new File()
     file.delayed = true
-    const cache = new TableCache(file, size, 4)
+    const cache = new TableCache({ node: file }, size, 4)
     expect(cache.reach(512)).toBeUndefined()
     const [a, b] = await Promise.all([cache.load(512), cache.load(512)])
     expect(a).toBe(b)
@@ -104,7 +104,7 @@ describe('loading', () => {
   test('a table discarded while it is read does not enter the cache', async () => {
     const file = new File()
     file.delayed = true
-    const cache = new TableCache(file, size, 4)
+    const cache = new TableCache({ node: file }, size, 4)
     const loading = cache.load(512)
     cache.discard(512)
     cache.release(await loading)
@@ -116,7 +116,7 @@ describe('loading', () => {
 
 describe('eviction', () => {
   test('takes the least recently used table that is neither pinned nor changed', async () => {
-    const cache = new TableCache(new File(), size, 3)
+    const cache = new TableCache({ node: new File() }, size, 3)
     cache.reach(0)
     cache.reach(512)
     cache.reach(1024)
@@ -132,7 +132,7 @@ describe('eviction', () => {
 
   test('writes back before it takes a changed table', async () => {
     const file = new File()
-    const cache = new TableCache(file, size, 2)
+    const cache = new TableCache({ node: file }, size, 2)
     change(cache, 0, 1)
     change(cache, 512, 2)
     expect(cache.reach(1024)).toBeUndefined()
@@ -143,7 +143,7 @@ describe('eviction', () => {
   })
 
   test('grows while everything is pinned', async () => {
-    const cache = new TableCache(new File(), size, 2)
+    const cache = new TableCache({ node: new File() }, size, 2)
     const tables = [await cache.load(0), await cache.load(512), await cache.load(1024)]
     expect(cache.size).toBe(3)
     for (const table of tables) {
@@ -157,8 +157,8 @@ describe('eviction', () => {
 describe('order on disk', () => {
   test('a cache is written after the one it depends on is durable', async () => {
     const file = new File()
-    const l2 = new TableCache(file, size, 4)
-    const refcounts = new TableCache(file, size, 4)
+    const l2 = new TableCache({ node: file }, size, 4)
+    const refcounts = new TableCache({ node: file }, size, 4)
     change(refcounts, 0, 1)
     change(l2, 512, 2)
     expect(l2.orderAfter(refcounts)).toBeUndefined()
@@ -173,8 +173,8 @@ describe('order on disk', () => {
 
   test('the opposite order flushes the first', async () => {
     const file = new File()
-    const l2 = new TableCache(file, size, 4)
-    const refcounts = new TableCache(file, size, 4)
+    const l2 = new TableCache({ node: file }, size, 4)
+    const refcounts = new TableCache({ node: file }, size, 4)
     change(refcounts, 0, 1)
     void l2.orderAfter(refcounts)
     expect(refcounts.canOrderAfter(l2)).toBe(false)
@@ -191,7 +191,7 @@ describe('order on disk', () => {
 
   test('after a flush of everything written so far', async () => {
     const file = new File()
-    const cache = new TableCache(file, size, 4)
+    const cache = new TableCache({ node: file }, size, 4)
     change(cache, 0, 1)
     cache.orderAfterFlush()
     expect(cache.order).toBe('flush')
@@ -201,7 +201,7 @@ describe('order on disk', () => {
   })
 
   test('nothing changed, nothing written', () => {
-    const cache = new TableCache(new File(), size, 4)
+    const cache = new TableCache({ node: new File() }, size, 4)
     cache.orderAfterFlush()
     cache.reach(0)
     expect(cache.writeBack()).toBeUndefined()
@@ -211,8 +211,8 @@ describe('order on disk', () => {
 describe('failures', () => {
   test('what could not be written stays dirty, and its order stays', async () => {
     const file = new File()
-    const l2 = new TableCache(file, size, 4)
-    const refcounts = new TableCache(file, size, 4)
+    const l2 = new TableCache({ node: file }, size, 4)
+    const refcounts = new TableCache({ node: file }, size, 4)
     change(refcounts, 0, 1)
     change(l2, 512, 2)
     void l2.orderAfter(refcounts)
@@ -231,7 +231,7 @@ describe('failures', () => {
 
   test('a discarded table is never written', async () => {
     const file = new File()
-    const cache = new TableCache(file, size, 4)
+    const cache = new TableCache({ node: file }, size, 4)
     change(cache, 0, 1)
     change(cache, 512, 1)
     cache.discardRange(0, 512)

@@ -28,6 +28,11 @@ export class CachedTable {
   }
 }
 
+/** The edge to the file: the node at its end may be replaced while the cache is in use. */
+export interface TableFile {
+  readonly node: IoNode
+}
+
 interface Pending {
   readonly table: CachedTable
   promise: Promise<CachedTable>
@@ -52,7 +57,7 @@ const writesInFlight = 32
  */
 export class TableCache {
   readonly tableBytes: number
-  readonly #file: IoNode
+  readonly #file: TableFile
   #capacity: number
   readonly #tables = new Map<number, CachedTable>()
   readonly #pending = new Map<number, Pending>()
@@ -67,7 +72,7 @@ export class TableCache {
    * @param tableBytes size of each table
    * @param capacity tables kept, at least 2; more only while more are pinned
    */
-  constructor(file: IoNode, tableBytes: number, capacity: number) {
+  constructor(file: TableFile, tableBytes: number, capacity: number) {
     this.#file = file
     this.tableBytes = tableBytes
     this.#capacity = Math.max(2, capacity)
@@ -261,7 +266,7 @@ export class TableCache {
         await wait
       }
     } else if (this.#afterFlush) {
-      const wait = this.#file.flush()
+      const wait = this.#file.node.flush()
       if (wait !== undefined) {
         await wait
       }
@@ -299,7 +304,7 @@ export class TableCache {
   }
 
   #writeTable(table: CachedTable): Wait {
-    const wait = this.#file.write(table.offset, this.tableBytes, table.bytes, 0, 0)
+    const wait = this.#file.node.write(table.offset, this.tableBytes, table.bytes, 0, 0)
     if (wait === undefined) {
       this.#clean(table)
       return undefined
@@ -320,12 +325,12 @@ export class TableCache {
   /** {@link writeBack}, durable when done. */
   flush(): Wait {
     const wait = this.writeBack()
-    return wait === undefined ? this.#file.flush() : this.#flushAfter(wait)
+    return wait === undefined ? this.#file.node.flush() : this.#flushAfter(wait)
   }
 
   async #flushAfter(wait: Promise<void>): Promise<void> {
     await wait
-    const flushed = this.#file.flush()
+    const flushed = this.#file.node.flush()
     if (flushed !== undefined) {
       await flushed
     }
@@ -362,7 +367,7 @@ export class TableCache {
   /** Reads a table; undefined if that takes a while. */
   #read(offset: number): CachedTable | undefined {
     const table = new CachedTable(offset, this.#buffer())
-    const wait = this.#file.read(offset, this.tableBytes, table.bytes, 0, 0)
+    const wait = this.#file.node.read(offset, this.tableBytes, table.bytes, 0, 0)
     if (wait === undefined) {
       this.#insert(table)
       return table

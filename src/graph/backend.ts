@@ -8,7 +8,7 @@ import { type OpenFlags, Perm, Role } from './flags.js'
 import type { BlockLayer } from './layer.js'
 import { attachEdge, detachEdge } from './lifecycle.js'
 import type { BlockNode } from './node.js'
-import { refreshPermissions } from './permissions.js'
+import { settlePermissions } from './permissions.js'
 
 export interface BackendOptions {
   /** Device name; empty for an anonymous user. */
@@ -120,12 +120,17 @@ export class Backend implements EdgeParent {
     const child = new BlockChild('root', Role.filtered | Role.primary, this, node)
     child.perm = this.#perm
     child.shared = this.#shared
-    attachEdge(child)
     try {
-      await refreshPermissions([node])
+      await this.layer.graphLock.run(async () => {
+        attachEdge(child)
+        try {
+          await settlePermissions([node])
+        } catch (error) {
+          detachEdge(child)
+          throw error
+        }
+      })
     } catch (error) {
-      detachEdge(child)
-      await refreshPermissions([node]).catch(() => undefined)
       await this.layer.unref(node)
       throw error
     }
@@ -136,16 +141,18 @@ export class Backend implements EdgeParent {
   async setPermissions(perm: number, shared: number): Promise<void> {
     const child = this.root
     if (child !== undefined) {
-      const old = { perm: child.perm, shared: child.shared }
-      child.perm = perm
-      child.shared = shared
-      try {
-        await refreshPermissions([child.node])
-      } catch (error) {
-        child.perm = old.perm
-        child.shared = old.shared
-        throw error
-      }
+      await this.layer.graphLock.run(async () => {
+        const old = { perm: child.perm, shared: child.shared }
+        child.perm = perm
+        child.shared = shared
+        try {
+          await settlePermissions([child.node])
+        } catch (error) {
+          child.perm = old.perm
+          child.shared = old.shared
+          throw error
+        }
+      })
     }
     this.#perm = perm
     this.#shared = shared
@@ -159,10 +166,12 @@ export class Backend implements EdgeParent {
     this.root = undefined
     const section = await drain([child.node])
     section.end()
-    detachEdge(child)
-    if (child.node.references > 1) {
-      await refreshPermissions([child.node])
-    }
+    await this.layer.graphLock.run(async () => {
+      detachEdge(child)
+      if (child.node.references > 1) {
+        await settlePermissions([child.node])
+      }
+    })
     await this.layer.unref(child.node)
   }
 

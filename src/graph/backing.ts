@@ -2,16 +2,13 @@ import { blockError, prefixed } from '../errors/index.js'
 import type { OptionDict } from '../options/index.js'
 import { localPath } from './create.js'
 import { drain } from './drain.js'
+import { swapBacking } from './edge-change.js'
 import { refreshFilename } from './filenames.js'
 import { Role } from './flags.js'
 import { refreshLimits } from './geometry.js'
-import { attachChild, detachChild } from './lifecycle.js'
 import type { BlockNode } from './node.js'
-import { deviceOrNodeName } from './op-blockers.js'
 import { fullBackingFilename, pathCombine, pathHasProtocol, pathIsAbsolute } from './paths.js'
-
-/** What may still be done with a node that is somebody's backing file. */
-const allowedOnBacking = ['commit-target', 'stream', 'backup-source', 'backup-target'] as const
+import { settlePermissions } from './permissions.js'
 
 /** Longest chain of backing files that is opened: a cycle that no name betrays ends here. */
 const maxChainLength = 200
@@ -148,19 +145,18 @@ export async function setBacking(node: BlockNode, backing: BlockNode | undefined
 }
 
 async function setBackingDrained(node: BlockNode, backing: BlockNode | undefined): Promise<void> {
-  const old = node.child('backing')
-  if (old?.frozen === true) {
-    throw blockError('EPERM', `Cannot change frozen 'backing' link from '${node.name}' to '${old.node.name}'`)
-  }
-  old?.node.opBlockers.unblockAll(node.backingBlocker)
-  await detachChild(old)
-  if (backing !== undefined) {
-    await attachChild(node, backing, 'backing', Role.cow)
-    node.flags.noBacking = false
-    node.backingBlocker.message = `node is used as backing hd of '${deviceOrNodeName(node)}'`
-    backing.opBlockers.blockAll(node.backingBlocker, allowedOnBacking)
-  }
+  const change = await node.layer.graphLock.run(async () => {
+    const made = swapBacking(node, backing)
+    try {
+      await settlePermissions(made.affected)
+    } catch (error) {
+      made.undo()
+      throw error
+    }
+    return made
+  })
   refreshLimits(node)
+  await change.finish()
 }
 
 /**

@@ -61,7 +61,7 @@ export async function drain(nodes: readonly BlockNode[]): Promise<DrainedSection
 
 async function idle(node: BlockNode): Promise<void> {
   for (;;) {
-    const wait = node.requests.idle()
+    const wait = node.requests.idle() ?? node.flushState.idle()
     if (wait === undefined) {
       break
     }

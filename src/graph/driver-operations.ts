@@ -52,19 +52,33 @@ export interface AmendContext {
 /** What one node of a reopen shall become. */
 export interface ReopenContext {
   readonly node: BlockNode
-  /** All options of the node after the change; the driver takes out what it understands, leftovers must be unchanged. */
+  /**
+   * Options of the node after the change, without the generic ones that every node can change; the
+   * driver takes out what it can change, leftovers must be as they were.
+   */
   readonly options: OptionDict
   readonly readOnly: boolean
+  /** Whether it may be opened for reading alone while nobody writes (`auto-read-only`). */
+  readonly autoReadOnly: boolean
   /** Cache mode after the change. */
   readonly direct: boolean
   readonly noFlush: boolean
+  /** Whether discards are passed on after the change. */
+  readonly unmap: boolean
 }
 
-/** A prepared change of one node. Exactly one of the two is called. Neither may fail. */
+/**
+ * A prepared change of one node. Exactly one of `commit` and `abort` is called; neither may fail.
+ * Between prepare and commit the permissions of the new graph are settled: a driver that takes
+ * outside locks does in `preparePermissions` what depends on them.
+ */
 export interface ReopenPlan {
   commit(): void
   abort(): void
-  /** After every node of the transaction has committed, such as writing dirty bits: may wait. */
+  /**
+   * After every node of the transaction has committed, such as writing dirty bits: may wait. What
+   * it throws is reported, but the change stands.
+   */
   finish?(): Wait
 }
 

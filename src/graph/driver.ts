@@ -36,6 +36,10 @@ export interface BlockDriver {
   readonly options: OptionSchema
   /** Options that change what the guest sees, so that `json:` names must keep them. */
   readonly strongOptions?: readonly string[]
+  /** Options that a reopen may leave out, which resets them to their defaults (seed row 80). */
+  readonly mutableOptions?: readonly string[]
+  /** Adds to the `options` of a reopen those of `old` that they do not replace. Default: all that are not given anew. */
+  joinOptions?(options: OptionDict, old: OptionDict): void
   /** Options of `create`; absent means the driver cannot create. */
   readonly createOptions?: OptionSchema
   /** Options of `amend`; absent means nothing can be amended. */

@@ -19,6 +19,8 @@ export interface OpenFlags {
   check: boolean
   /** Discards are passed on. */
   unmap: boolean
+  /** How files should reach the kernel unless their `aio` option says otherwise (`BDRV_O_NATIVE_AIO`, `BDRV_O_IO_URING`). */
+  aio: 'threads' | 'native' | 'io_uring'
 }
 
 export const noFlags: Readonly<OpenFlags> = {
@@ -32,6 +34,7 @@ export const noFlags: Readonly<OpenFlags> = {
   copyOnRead: false,
   check: false,
   unmap: false,
+  aio: 'threads',
 }
 
 /** What a child is to its parent; a set of bits. */

@@ -1,6 +1,7 @@
 import { blockError } from '../errors/index.js'
 import type { Host } from '../host/index.js'
 import { OptionDict, type OptionTree } from '../options/index.js'
+import { Mutex } from '../sched/index.js'
 import type { Backend } from './backend.js'
 import type { BlockDriver, DriverModule } from './driver.js'
 import { BlockEvents } from './events.js'
@@ -40,6 +41,8 @@ export class BlockLayer {
   readonly events = new BlockEvents()
   /** Objects that options refer to by id: secrets, throttle groups. */
   readonly objects = new UserObjects()
+  /** @internal Held from the first change of edges or flags until their permissions are settled. */
+  readonly graphLock = new Mutex()
   readonly #modules = new Map<BlockDriver, DriverModule>()
 
   constructor(options: BlockLayerOptions) {

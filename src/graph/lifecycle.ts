@@ -1,7 +1,7 @@
 import { blockError, codeOf } from '../errors/index.js'
 import { BlockChild } from './child.js'
 import type { BlockNode } from './node.js'
-import { refreshPermissions } from './permissions.js'
+import { settlePermissions } from './permissions.js'
 
 /** Whether `target` is `node` or lies below it. */
 export function isBelow(node: BlockNode, target: BlockNode): boolean {
@@ -55,14 +55,16 @@ export async function attachChild(
   role: number,
 ): Promise<BlockChild> {
   const child = new BlockChild(name, role, parent, node)
-  attachEdge(child)
-  try {
-    await refreshPermissions([parent])
-  } catch (error) {
-    detachEdge(child)
-    node.references--
-    throw error
-  }
+  await parent.layer.graphLock.run(async () => {
+    attachEdge(child)
+    try {
+      await settlePermissions([parent])
+    } catch (error) {
+      detachEdge(child)
+      node.references--
+      throw error
+    }
+  })
   return child
 }
 
@@ -71,12 +73,13 @@ export async function detachChild(child: BlockChild | undefined): Promise<void> 
   if (child === undefined) {
     return
   }
-  const node = child.node
-  detachEdge(child)
-  if (node.references > 1) {
-    await refreshPermissions([node])
-  }
-  await node.layer.unref(node)
+  await child.node.layer.graphLock.run(async () => {
+    detachEdge(child)
+    if (child.node.references > 1) {
+      await settlePermissions([child.node])
+    }
+  })
+  await child.node.layer.unref(child.node)
 }
 
 /**

@@ -1,25 +1,13 @@
 import { blockError } from '../errors/index.js'
 import { setBacking } from './backing.js'
-import type { BlockChild } from './child.js'
 import { drain } from './drain.js'
+import { type EdgeChange, repointEdge } from './edge-change.js'
 import { Role } from './flags.js'
+import { refreshLength, refreshLimits } from './geometry.js'
 import { isBelow } from './lifecycle.js'
 import type { BlockNode } from './node.js'
 import { checkNotBlocked } from './op-blockers.js'
-import { refreshPermissions } from './permissions.js'
-
-function repoint(edge: BlockChild, to: BlockNode): void {
-  const from = edge.node
-  const at = from.parents.indexOf(edge)
-  if (at >= 0) {
-    from.parents.splice(at, 1)
-  }
-  edge.node = to
-  to.parents.push(edge)
-  from.references--
-  to.references++
-  edge.parent.parentNode?.childrenChanged()
-}
+import { settlePermissions } from './permissions.js'
 
 /**
  * Moves every parent edge of `from` to `to`, except edges that would close a loop because they come
@@ -39,29 +27,42 @@ export async function replaceNode(from: BlockNode, to: BlockNode): Promise<void>
 }
 
 async function replaceDrained(from: BlockNode, to: BlockNode): Promise<void> {
-  const moved = from.parents.filter((edge) => {
-    const parent = edge.parent.parentNode
-    return parent === undefined || !isBelow(to, parent)
-  })
-  const frozen = moved.find((edge) => edge.frozen)
-  if (frozen !== undefined) {
-    throw blockError('EPERM', `Cannot change '${frozen.name}' link to '${from.name}'`)
-  }
-  // The edges hold the references that keep `from` alive while they move.
-  from.references++
-  for (const edge of moved) {
-    repoint(edge, to)
-  }
-  try {
-    await refreshPermissions([to, from])
-  } catch (error) {
-    for (const edge of moved) {
-      repoint(edge, from)
+  const changes = await from.layer.graphLock.run(async () => {
+    const made: EdgeChange[] = []
+    try {
+      for (const edge of [...from.parents]) {
+        const parent = edge.parent.parentNode
+        if (parent === undefined || !isBelow(to, parent)) {
+          made.push(repointEdge(edge, to))
+        }
+      }
+      await settlePermissions([to, from])
+    } catch (error) {
+      for (const change of made.reverse()) {
+        change.undo()
+      }
+      throw error
     }
-    from.references--
-    throw error
+    return made
+  })
+  refreshAbove(to)
+  for (const change of changes) {
+    await change.finish()
   }
-  await from.layer.unref(from)
+}
+
+/** What the parents of `node` know of its length and limits is no longer true. */
+function refreshAbove(node: BlockNode): void {
+  for (const edge of node.parents) {
+    const parent = edge.parent.parentNode
+    if (parent !== undefined) {
+      if (parent.isFilter || parent.state?.variableLength === true) {
+        refreshLength(parent)
+      }
+      refreshLimits(parent)
+      refreshAbove(parent)
+    }
+  }
 }
 
 /**

@@ -38,8 +38,9 @@ export class NodeNames {
   assign(node: BlockNode, wanted: string | undefined): void {
     let name = wanted
     if (name === undefined) {
-      const random = this.#layer.host.randomBytes(1)[0] ?? 0
-      name = `#block${this.#generated++}${String(random % 100).padStart(2, '0')}`
+      // So that nobody comes to rely on a generated name; it keeps no secret.
+      const digits = Math.floor(Math.random() * 100)
+      name = `#block${this.#generated++}${String(digits).padStart(2, '0')}`
     } else if (!isWellFormedId(name)) {
       throw blockError('EINVAL', `Invalid node-name: '${name}'`)
     }

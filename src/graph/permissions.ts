@@ -106,6 +106,17 @@ function topological(roots: readonly BlockNode[]): BlockNode[] {
  * or it throws and nothing has changed.
  */
 export async function refreshPermissions(roots: readonly BlockNode[]): Promise<void> {
+  const [first] = roots
+  if (first !== undefined) {
+    await first.layer.graphLock.run(() => settlePermissions(roots))
+  }
+}
+
+/**
+ * {@link refreshPermissions} for those who hold the layer's graph lock: edges they have changed
+ * meanwhile are seen by nobody else's refresh before this one has taken effect or failed.
+ */
+export async function settlePermissions(roots: readonly BlockNode[]): Promise<void> {
   const order = topological(roots)
   const undo: (() => void)[] = []
   const prepared: BlockNode[] = []

@@ -60,7 +60,8 @@ export function refreshNodeLength(node: BlockNode): void {
   notifyResize(node)
 }
 
-function notifyResize(node: BlockNode): void {
+/** Tells users and filters above that the length of `node` has changed. */
+export function notifyResize(node: BlockNode): void {
   node.onGrow?.()
   for (const edge of node.parents) {
     const parent = edge.parent.parentNode

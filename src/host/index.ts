@@ -13,6 +13,8 @@ export interface Host {
   readonly pathStyle: 'posix' | 'win32'
   /** `length` random bytes, for identifiers and salts. */
   randomBytes(length: number): Uint8Array
+  /** Whether `bytes` bytes of `a` from `aOffset` and of `b` from `bOffset` are equal; both ranges exist. */
+  sameBytes(a: Uint8Array, aOffset: number, b: Uint8Array, bOffset: number, bytes: number): boolean
   /** Writes a line to the user, such as the probed-raw warning. */
   warn(line: string): void
   /** Page size in bytes. */

@@ -39,6 +39,8 @@ export abstract class HostFileData implements DirectPath {
     return this.file.write(offset, bytes, buffer, bufferOffset)
   }
 
+  /** The file is, or is no longer, open past the page cache. */
+  abstract setDirect(direct: boolean): void
   abstract zero(offset: number, bytes: number, flags: number, out: RangeResult): Wait
   abstract discard(offset: number, bytes: number, out: RangeResult): Wait
   /** Parts of the range may have become holes behind this object's back. */
@@ -68,6 +70,10 @@ export class RegularFileData extends HostFileData {
   #canZeroRange = true
   #canPunch = true
   #canAllocate = true
+
+  setDirect(): void {
+    // Holes are made the same way.
+  }
 
   zero(offset: number, bytes: number, flags: number, out: RangeResult): Wait {
     this.#extents.forget(offset, bytes)
@@ -195,11 +201,15 @@ export class RegularFileData extends HostFileData {
 /** A block or character device. It has no extents: everything is data. */
 export class DeviceData extends HostFileData {
   /** Zeroing past the page cache leaves stale pages in it, so only O_DIRECT may. */
-  readonly #mayZero: boolean
+  #mayZero: boolean
   #canDiscard = true
 
   constructor(node: IoNode, file: HostFile, direct: boolean) {
     super(node, file)
+    this.#mayZero = direct
+  }
+
+  setDirect(direct: boolean): void {
     this.#mayZero = direct
   }
 

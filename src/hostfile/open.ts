@@ -42,7 +42,7 @@ export async function openHostFile(
   device: boolean,
 ): Promise<HostFileState> {
   const { node, host, flags } = context
-  const settings = takeHostFileSettings(context.options)
+  const settings = takeHostFileSettings(context.options, flags.aio)
   const path = settings.filename ?? context.filename
   if (path === undefined) {
     throw blockError('EINVAL', `The '${driverName}' block driver requires a file name`)

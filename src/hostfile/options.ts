@@ -54,10 +54,16 @@ export function parseWord<const W extends string>(word: string | undefined, word
   return known
 }
 
-/** Takes the options of {@link hostFileOptions} out of `options` and checks those that need no file. */
-export function takeHostFileSettings(options: OptionDict): HostFileSettings {
+/**
+ * Takes the options of {@link hostFileOptions} out of `options` and checks those that need no file.
+ * `defaultAio` counts where `aio` is not given.
+ */
+export function takeHostFileSettings(
+  options: OptionDict,
+  defaultAio: HostFileSettings['aio'] = 'threads',
+): HostFileSettings {
   const given = takeOptions(options, hostFileOptions)
-  const aio = parseWord(given.aio, ['threads', 'native', 'io_uring'])
+  const aio = parseWord(given.aio ?? defaultAio, ['threads', 'native', 'io_uring'])
   const locking = parseWord(given.locking, ['auto', 'on', 'off'])
   if (given['pr-manager'] !== undefined) {
     // Objects that manage reservations exist in the system emulator only.

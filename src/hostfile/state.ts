@@ -1,14 +1,29 @@
-import { codeOf, type ErrnoName, errnoError, ioError } from '../errors/index.js'
-import { BlockNode, type DriverInfo, type DriverState, Perm, type TruncateOptions } from '../graph/index.js'
+import { blockError, codeOf, type ErrnoName, errnoError, ioError } from '../errors/index.js'
+import {
+  BlockNode,
+  type DriverInfo,
+  type DriverState,
+  Perm,
+  type ReopenContext,
+  type ReopenPlan,
+  type TruncateOptions,
+} from '../graph/index.js'
 import type { HostFile } from '../host/index.js'
 import { type BlockLimits, type FlushPath, type IoNode, ReqFlags } from '../io/index.js'
+import { takeOptions } from '../options/index.js'
 import type { Maybe, Wait } from '../sched/index.js'
 import { DeviceData, type HostFileData, RegularFileData } from './data.js'
 import { type KernelCopyPlace, type KernelCopyTarget, kernelCopyPlace } from './kernel-copy.js'
 import { PermissionLocks } from './locks.js'
-import type { HostFileSettings } from './options.js'
-import { openPath } from './paths.js'
+import { type HostFileSettings, hostFileOptions } from './options.js'
+import { isReadOnlyDevice, openPath } from './paths.js'
 import { resizeDevice, resizeRegularFile } from './resize.js'
+
+/** What a reopen can change besides access and cache mode. */
+const reopenOptions = {
+  'drop-cache': hostFileOptions['drop-cache'],
+  'x-check-cache-dropped': hostFileOptions['x-check-cache-dropped'],
+}
 
 const writePermissions = Perm.write | Perm.writeUnchanged | Perm.resize
 
@@ -26,6 +41,13 @@ export interface HostFileOpening {
   readonly autoReadOnly: boolean
 }
 
+/** How the file is open; a reopen changes it. */
+interface HostFileMode {
+  readonly settings: HostFileSettings
+  readonly direct: boolean
+  readonly autoReadOnly: boolean
+}
+
 /** An open file or device of the host, as the `file` and `host_device` drivers show it. */
 export class HostFileState implements DriverState, KernelCopyTarget {
   readonly direct: HostFileData
@@ -33,18 +55,20 @@ export class HostFileState implements DriverState, KernelCopyTarget {
   readonly supportedZeroFlags = ReqFlags.mayUnmap | ReqFlags.noFallback
   readonly hasZeroInit: boolean
   readonly #opening: HostFileOpening
+  #mode: HostFileMode
+  /** What a reopen in progress will make of {@link #mode}. */
+  #reopening: HostFileMode | undefined = undefined
   readonly #locks: PermissionLocks | undefined
   /** The file opened with the access mode that permissions being prepared need. */
   #replacement: HostFile | undefined = undefined
   #syncFailure: ErrnoName | undefined = undefined
 
   constructor(opening: HostFileOpening) {
-    const { node, file } = opening
+    const { node, file, settings, direct, autoReadOnly } = opening
     this.#opening = opening
+    this.#mode = { settings, direct, autoReadOnly }
     this.hasZeroInit = file.kind === 'regular'
-    this.direct = this.hasZeroInit
-      ? new RegularFileData(node, file)
-      : new DeviceData(node, file, opening.direct)
+    this.direct = this.hasZeroInit ? new RegularFileData(node, file) : new DeviceData(node, file, direct)
     this.#locks = opening.locks ? new PermissionLocks(file, opening.path) : undefined
     this.flushPath = { flushToDisk: () => this.#sync() }
   }
@@ -65,18 +89,30 @@ export class HostFileState implements DriverState, KernelCopyTarget {
   }
 
   preparePermissions(perm: number, shared: number): Maybe<void> {
-    const { node, autoReadOnly } = this.#opening
-    const writable = (perm & writePermissions) !== 0
-    if (autoReadOnly && node.flags.write && writable !== this.file.writable) {
-      return this.#replaceFile(perm, shared, writable)
+    const { node } = this.#opening
+    const mode = this.#reopening ?? this.#mode
+    const writable = node.flags.write && (!mode.autoReadOnly || (perm & writePermissions) !== 0)
+    if (writable !== this.file.writable || mode.direct !== this.#mode.direct) {
+      return this.#replaceFile(perm, shared, writable, mode.direct)
     }
     this.#locks?.prepare(perm, this.#effectivelyShared(shared))
   }
 
-  async #replaceFile(perm: number, shared: number, writable: boolean): Promise<void> {
-    const { node, path, direct } = this.#opening
-    const file = await openPath(node.host.files, path, { write: writable, direct })
+  /**
+   * Opens the file again. The locks are taken on the descriptor in use first, where they are checked
+   * against those of others, and then on the new one as well: at no moment is the file unlocked, and
+   * nothing is checked while both descriptors hold locks, which would look like a conflict.
+   */
+  async #replaceFile(perm: number, shared: number, write: boolean, direct: boolean): Promise<void> {
+    const { node, path } = this.#opening
+    const file = await openPath(node.host.files, path, { write, direct })
     try {
+      if (file.stat().identity !== this.file.stat().identity) {
+        throw blockError('ESTALE', `Could not reopen '${path}': it is another file now`)
+      }
+      if (write && file.kind !== 'regular' && isReadOnlyDevice(node.host.files, path)) {
+        throw blockError('EACCES', 'The device is not writable')
+      }
       this.#locks?.prepare(perm, this.#effectivelyShared(shared))
       this.#locks?.copyTo(file)
     } catch (error) {
@@ -111,6 +147,37 @@ export class HostFileState implements DriverState, KernelCopyTarget {
   /** `force-share` promises nothing and so forbids others nothing. */
   #effectivelyShared(shared: number): number {
     return this.#opening.node.forceShare ? Perm.all : shared
+  }
+
+  /** Access and cache mode change with the descriptor, which is replaced when permissions are settled. */
+  prepareReopen({ options, direct, autoReadOnly }: ReopenContext): ReopenPlan {
+    const { settings } = this.#mode
+    const given = takeOptions(options, reopenOptions)
+    if (settings.aio === 'native' && !direct) {
+      throw blockError(
+        'EINVAL',
+        'aio=native was specified, but it requires cache.direct=on, which was not specified.',
+      )
+    }
+    this.#reopening = {
+      settings: {
+        ...settings,
+        dropCache: given['drop-cache'] ?? true,
+        checkCacheDropped: given['x-check-cache-dropped'] ?? false,
+      },
+      direct,
+      autoReadOnly,
+    }
+    return {
+      commit: () => {
+        this.#mode = this.#reopening ?? this.#mode
+        this.#reopening = undefined
+        this.direct.setDirect(this.#mode.direct)
+      },
+      abort: () => {
+        this.#reopening = undefined
+      },
+    }
   }
 
   async truncate(length: number, how: TruncateOptions): Promise<void> {
@@ -155,7 +222,7 @@ export class HostFileState implements DriverState, KernelCopyTarget {
 
   /** Another process has written: what the page cache holds may be old. */
   async invalidate(): Promise<void> {
-    const { settings, direct } = this.#opening
+    const { settings, direct } = this.#mode
     if (!settings.dropCache || direct) {
       return
     }
@@ -196,7 +263,7 @@ export class HostFileState implements DriverState, KernelCopyTarget {
   }
 
   #noteSyncFailure(error: unknown): void {
-    if (!this.#opening.direct) {
+    if (!this.#mode.direct) {
       this.#syncFailure = codeOf(error)
     }
   }

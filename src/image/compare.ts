@@ -199,9 +199,10 @@ class Comparison {
       return undefined
     }
     await settleAll([attempt(() => a.read(offset, bytes)), attempt(() => b.read(offset, bytes))])
-    const sectors = bytes / sectorBytes
-    const index = this.#comparer.firstDifference(sectors)
-    return index === sectors ? undefined : offset + index * sectorBytes
+    if (a.image.layer.host.sameBytes(a.buffer, 0, b.buffer, 0, bytes)) {
+      return undefined
+    }
+    return offset + this.#comparer.firstDifference(bytes / sectorBytes) * sectorBytes
   }
 
   /** Offset of the first sector of `[start, end)` of one image that is not zero. */

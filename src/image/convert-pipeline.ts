@@ -51,8 +51,8 @@ class Lane {
 }
 
 /**
- * Moves the data of a conversion. Several lanes read ahead while one writes, so that both sides are
- * busy; writes happen in order unless told otherwise. Memory is one buffer per lane.
+ * Moves the data of a conversion. As soon as something waits, several lanes read ahead while one
+ * writes, so that both sides are busy; writes happen in order unless told otherwise. Memory is one buffer per lane.
  */
 export class ConvertPipeline {
   readonly #sources: SourceReader
@@ -68,6 +68,7 @@ export class ConvertPipeline {
   /** Where the next write in order starts, and who waits for its turn by offset. */
   #turn = 0
   readonly #waiting = new Map<number, () => void>()
+  readonly #lanes: Promise<void>[] = []
   #failed = false
   #failure: unknown
   #copyOffload: boolean
@@ -89,8 +90,11 @@ export class ConvertPipeline {
     if (this.#options.progress !== undefined) {
       this.#total = await this.#countData()
     }
-    const lanes = Array.from({ length: this.#options.parallel }, () => new Lane(this.#options.bufferBytes))
-    await Promise.all(lanes.map((lane) => this.#runLane(lane)))
+    this.#startLane()
+    // Lanes may be added while earlier ones end.
+    for (let ended = 0; ended < this.#lanes.length; ended++) {
+      await this.#lanes[ended]
+    }
     if (this.#failed) {
       throw this.#failure
     }
@@ -99,6 +103,16 @@ export class ConvertPipeline {
       await this.#write(0, 0, new Uint8Array(0), 0, 0)
     }
     this.#options.progress?.(this.#total, this.#total)
+  }
+
+  /**
+   * Starts a further lane, if there may be one: called when a lane begins to wait. As long as nothing
+   * waits, one lane with its warm buffer is the fastest way.
+   */
+  #startLane(): void {
+    if (this.#lanes.length < this.#options.parallel) {
+      this.#lanes.push(this.#runLane(new Lane(this.#options.bufferBytes)))
+    }
   }
 
   #isData(kind: StepKind): boolean {
@@ -186,7 +200,14 @@ export class ConvertPipeline {
     const offload = kind === 'data' && this.#copyOffload
     let write = kind
     if (kind === 'data' && !offload) {
-      await this.#sources.read(offset, bytes, lane.buffer)
+      const wait = this.#sources.read(offset, bytes, lane.buffer)
+      if (wait !== undefined) {
+        // Reading further ahead than the writer needs would only cool the buffers.
+        if (this.#options.outOfOrder || this.#turn === offset) {
+          this.#startLane()
+        }
+        await wait
+      }
     } else if (kind === 'zero' && this.#options.sparseBytes === 0) {
       lane.buffer.fill(0, 0, bytes)
       write = 'data'
@@ -201,6 +222,7 @@ export class ConvertPipeline {
       return
     }
     if (offload) {
+      this.#startLane()
       if (await this.#copyInKernel(offset, bytes)) {
         this.#passTurn(offset + bytes)
         return
@@ -324,6 +346,7 @@ export class ConvertPipeline {
     const wait = this.#target.write(offset, bytes, buffer, bufferOffset, flags)
     this.#started(offset + bytes, stepEnd)
     if (wait !== undefined) {
+      this.#startLane()
       await wait
     }
   }
@@ -335,6 +358,7 @@ export class ConvertPipeline {
     const wait = this.#target.writeZeroes(offset, bytes, ReqFlags.mayUnmap)
     this.#started(offset + bytes, stepEnd)
     if (wait !== undefined) {
+      this.#startLane()
       await wait
     }
   }

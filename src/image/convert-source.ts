@@ -1,6 +1,7 @@
 import { blockError, codeOf, type ErrnoName, strerror } from '../errors/index.js'
 import { type Backend, type BlockLayer, type BlockNode, skipFilters } from '../graph/index.js'
 import { ChainStatus, chainStatus, type IoNode } from '../io/index.js'
+import type { Wait } from '../sched/index.js'
 import { driverInfo } from './info.js'
 import { type ImageSpec, openImage } from './open.js'
 import { sectorBytes } from './sectors.js'
@@ -35,8 +36,8 @@ export interface SourceReader {
    * {@link extentBytes}. `aboveBacking` looks at the image alone, without its backing files.
    */
   ask(offset: number, bytes: number, aboveBacking: boolean): Promise<SourceStatus>
-  /** Fills the buffer from its start with `bytes` at `offset`. */
-  read(offset: number, bytes: number, buffer: Uint8Array): Promise<void>
+  /** Fills `buffer[bufferOffset, +bytes)` from `offset`; `bufferOffset` defaults to 0. */
+  read(offset: number, bytes: number, buffer: Uint8Array, bufferOffset?: number): Wait
   /** Copies inside the kernel; false if that is not possible for all of it. */
   copyTo(target: BlockNode, offset: number, bytes: number): Promise<boolean>
 }
@@ -157,30 +158,51 @@ export class ConvertSources implements SourceReader {
     }
   }
 
-  async read(offset: number, bytes: number, buffer: Uint8Array): Promise<void> {
-    await this.readAt(offset, bytes, buffer, 0)
+  read(offset: number, bytes: number, buffer: Uint8Array, bufferOffset = 0): Wait {
+    const part = this.#partAt(offset)
+    if (offset + bytes > part.start + part.length) {
+      return this.#readParts(offset, bytes, buffer, bufferOffset)
+    }
+    return this.#readPart(part, offset, bytes, buffer, bufferOffset)
   }
 
-  /** As {@link read}, into `buffer[bufferOffset, +bytes)`. */
-  async readAt(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): Promise<void> {
+  async #readParts(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): Promise<void> {
     for (let done = 0; done < bytes; ) {
       const part = this.#partAt(offset + done)
-      const place = offset + done - part.start
-      const length = Math.min(bytes - done, part.length - place)
-      try {
-        const wait = part.image.read(place, length, buffer, bufferOffset + done)
-        if (wait !== undefined) {
-          await wait
-        }
-      } catch (error) {
-        if (!this.#options.salvage) {
-          const code = codeOf(error)
-          throw blockError(code, `error while reading at byte ${offset}: ${strerror(code)}`, { cause: error })
-        }
-        await this.#salvage(part.image, place, length, buffer, bufferOffset + done)
+      const length = Math.min(bytes - done, part.start + part.length - (offset + done))
+      const wait = this.#readPart(part, offset + done, length, buffer, bufferOffset + done)
+      if (wait !== undefined) {
+        await wait
       }
       done += length
     }
+  }
+
+  /** Reads `bytes` at `offset` of the whole, all of them in `part`, into `buffer` at `bufferOffset`. */
+  #readPart(part: Part, offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): Wait {
+    let wait: Wait
+    try {
+      wait = part.image.read(offset - part.start, bytes, buffer, bufferOffset)
+    } catch (error) {
+      return this.#recover(error, part, offset, bytes, buffer, bufferOffset)
+    }
+    return wait?.catch((error: unknown) => this.#recover(error, part, offset, bytes, buffer, bufferOffset))
+  }
+
+  /** After a failed read: saves what can be saved, or reports it. */
+  #recover(
+    error: unknown,
+    part: Part,
+    offset: number,
+    bytes: number,
+    buffer: Uint8Array,
+    bufferOffset: number,
+  ): Promise<void> {
+    const code = codeOf(error)
+    if (!this.#options.salvage) {
+      throw blockError(code, `error while reading at byte ${offset}: ${strerror(code)}`, { cause: error })
+    }
+    return this.#salvage(part.image, offset - part.start, bytes, buffer, bufferOffset)
   }
 
   /** Reads sector by sector; what cannot be read becomes zero. */

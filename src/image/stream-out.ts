@@ -87,7 +87,7 @@ class BufferOrigins implements BufferOrigin {
   }
 
   async read(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): Promise<void> {
-    await this.sources?.readAt(offset, bytes, buffer, bufferOffset)
+    await this.sources?.read(offset, bytes, buffer, bufferOffset)
   }
 }
 
@@ -194,7 +194,7 @@ async function send(
         if (run.source === undefined) {
           contents.readPages(offset + done, run.bytes, buffer, done)
         } else {
-          await sources.readAt(run.source, run.bytes, buffer, done)
+          await sources.read(run.source, run.bytes, buffer, done)
         }
         done += run.bytes
       }

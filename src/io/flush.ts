@@ -16,6 +16,9 @@ export class FlushState {
   writeGeneration = 0
   #flushedGeneration = 0
   #active: Promise<void> | undefined = undefined
+  /** Flushes begun and not finished. */
+  #pending = 0
+  readonly #idleWaiters: (() => void)[] = []
 
   constructor(node: IoNode) {
     this.#node = node
@@ -29,16 +32,35 @@ export class FlushState {
     return this.#queue()
   }
 
-  async #queue(): Promise<void> {
-    while (this.#active !== undefined) {
-      await this.#active.catch(() => undefined)
+  /** Settles when no flush is in flight. */
+  idle(): Wait {
+    if (this.#pending === 0) {
+      return undefined
     }
-    const run = this.#run()
-    this.#active = run
+    return new Promise<void>((resolve) => {
+      this.#idleWaiters.push(resolve)
+    })
+  }
+
+  async #queue(): Promise<void> {
+    this.#pending++
     try {
-      await run
+      while (this.#active !== undefined) {
+        await this.#active.catch(() => undefined)
+      }
+      const run = this.#run()
+      this.#active = run
+      try {
+        await run
+      } finally {
+        this.#active = undefined
+      }
     } finally {
-      this.#active = undefined
+      if (--this.#pending === 0) {
+        for (const resolve of this.#idleWaiters.splice(0)) {
+          resolve()
+        }
+      }
     }
   }
 

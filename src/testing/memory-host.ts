@@ -352,6 +352,11 @@ export class MemoryHost implements Host, HostFiles {
     return Uint8Array.from({ length }, (_, i) => (this.#next++ * 37 + i * 11) & 255)
   }
 
+  sameBytes(a: Uint8Array, aOffset: number, b: Uint8Array, bOffset: number, bytes: number): boolean {
+    const other = b.subarray(bOffset, bOffset + bytes)
+    return a.subarray(aOffset, aOffset + bytes).every((byte, i) => byte === other[i])
+  }
+
   warn(line: string): void {
     this.warnings.push(line)
   }

@@ -1,6 +1,6 @@
-import { read as readAsync, write as writeAsync, writeSync } from 'node:fs'
+import { fstatSync, read as readAsync, write as writeAsync, writeSync } from 'node:fs'
+import { createRequire } from 'node:module'
 import { basename } from 'node:path'
-import { isatty } from 'node:tty'
 import { BlockError, errnoName, strerror } from '../errors/index.js'
 import type { ToolContext } from './context.js'
 
@@ -93,6 +93,19 @@ async function* readData(): AsyncGenerator<Uint8Array, void, void> {
   }
 }
 
+/** Whether `descriptor` is a terminal. node:tty brings sockets and streams with it, 10 ms: most runs need none. */
+function isTerminal(descriptor: number): boolean {
+  try {
+    if (!fstatSync(descriptor).isCharacterDevice()) {
+      return false
+    }
+  } catch {
+    return false
+  }
+  const tty = createRequire(import.meta.url)('node:tty') as typeof import('node:tty')
+  return tty.isatty(descriptor)
+}
+
 /** The context of this process. `program` is what messages call it; default: the name it was called by. */
 export function processContext(program: string | undefined, signal: AbortSignal): ToolContext {
   return {
@@ -102,7 +115,7 @@ export function processContext(program: string | undefined, signal: AbortSignal)
     sink: { write: writeData },
     source: { [Symbol.asyncIterator]: readData },
     get terminal() {
-      return isatty(stdout) ? { columns: process.stdout.columns || 80 } : undefined
+      return isTerminal(stdout) ? { columns: process.stdout.columns || 80 } : undefined
     },
     signal,
     createLayer: async (warn) => {
@@ -111,7 +124,7 @@ export function processContext(program: string | undefined, signal: AbortSignal)
         import('../platform/node/index.js'),
         import('../all-drivers.js'),
       ])
-      return createBlockLayer({ host: createNodeHost({ warn }), drivers: allDrivers })
+      return createBlockLayer({ host: createNodeHost({ warn, io: 'foreground' }), drivers: allDrivers })
     },
     onProgressRequest: (handler) => {
       process.on('SIGUSR1', handler)

@@ -19,7 +19,7 @@ const interval = 100
 export class ProgressMeter {
   readonly #context: ToolContext
   readonly #options: ProgressOptions
-  readonly #start = performance.now()
+  readonly #start = Date.now()
   readonly #forget: () => void
   #percent = 0
   #shownPercent = Number.NaN
@@ -90,7 +90,7 @@ export class ProgressMeter {
   }
 
   #due(percent: number): boolean {
-    const now = performance.now()
+    const now = Date.now()
     if (now - this.#shownAt < interval && percent !== 100) {
       return false
     }
@@ -113,7 +113,7 @@ export class ProgressMeter {
   }
 
   #speed(done: number): number {
-    const seconds = (performance.now() - this.#start) / 1000
+    const seconds = (Date.now() - this.#start) / 1000
     return seconds > 0 ? done / seconds : 0
   }
 

@@ -61,7 +61,7 @@ async function survives(step: () => unknown): Promise<boolean> {
 
 async function abuse(contents: Uint8Array): Promise<boolean> {
   const before = process.memoryUsage()
-  const start = performance.now()
+  const start = process.cpuUsage()
   const host = new MemoryHost({ codecs })
   host.put(path, contents)
   const layer = createBlockLayer({ host, drivers: allDrivers })
@@ -91,7 +91,9 @@ async function abuse(contents: Uint8Array): Promise<boolean> {
   expect([...layer.nodes]).toEqual([])
   const after = process.memoryUsage()
   expect(after.arrayBuffers + after.external - before.arrayBuffers - before.external).toBeLessThan(256 << 20)
-  expect(performance.now() - start).toBeLessThan(5000)
+  // Time on the processor, microseconds: what else the machine does meanwhile does not count.
+  const used = process.cpuUsage(start)
+  expect(used.user + used.system).toBeLessThan(1_000_000)
   return opened
 }
 

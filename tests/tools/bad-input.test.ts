@@ -45,10 +45,13 @@ function run(...args: string[]): Result {
 /** Fails as a user would want it: quickly, in one message, without a stack trace. */
 function refuses(text: string | RegExp, ...args: string[]): void {
   const { status, stderr, seconds } = run(...args)
+  // On a busy machine a process may have to wait: the best of a few runs tells how long it takes.
+  const least = (left: number, best: number): number =>
+    best < 1 || left === 0 ? best : least(left - 1, Math.min(best, run(...args).seconds))
   expect(stderr).toMatch(text)
   expect(stderr).not.toContain('    at ')
   expect(status).toBe(1)
-  expect(seconds).toBeLessThan(5)
+  expect(least(4, seconds)).toBeLessThan(1)
 }
 
 describe('images that cannot be opened', () => {

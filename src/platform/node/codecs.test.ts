@@ -1,6 +1,6 @@
 import { execFileSync } from 'node:child_process'
 import zlib from 'node:zlib'
-import { describe, expect, test } from 'vitest'
+import { beforeAll, describe, expect, test } from 'vitest'
 import { codeOf } from '../../errors/index.js'
 import type { Codec } from '../../host/index.js'
 import { NodeCodecs } from './codecs.js'
@@ -98,7 +98,10 @@ describe.each(['deflate', 'zstd'] as const)('%s', (name) => {
 })
 
 describe('deflate', () => {
-  const codec = codecs.deflate()
+  let codec: Codec
+  beforeAll(async () => {
+    codec = await codecs.deflate()
+  })
 
   test('streams made by zlib with a 4 KiB window are read, and ours need no more', async ({ skip }) => {
     const script = (code: string): string[] => [

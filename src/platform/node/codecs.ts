@@ -1,17 +1,25 @@
 import type { Codec, HostCodecs } from '../../host/index.js'
-import { deflateCodec } from './deflate.js'
-import { loadZstd } from './zstd.js'
+import type { Maybe } from '../../sched/index.js'
 
-/** Compressors of Node and, for zstd, of a package that is loaded on first use. */
+/**
+ * Compressors of Node and, for zstd, of a package. Both are loaded on first use: node:zlib brings all of
+ * Node's streams with it, some 6 ms.
+ */
 export class NodeCodecs implements HostCodecs {
-  #zstd: Codec | Promise<Codec> | undefined
+  #deflate: Maybe<Codec> | undefined
+  #zstd: Maybe<Codec> | undefined
 
-  deflate(): Codec {
-    return deflateCodec
+  deflate(): Maybe<Codec> {
+    this.#deflate ??= import('./deflate.js').then(({ deflateCodec }) => {
+      this.#deflate = deflateCodec
+      return deflateCodec
+    })
+    return this.#deflate
   }
 
-  zstd(): Codec | Promise<Codec> {
-    this.#zstd ??= loadZstd().then((codec) => {
+  zstd(): Maybe<Codec> {
+    this.#zstd ??= import('./zstd.js').then(async ({ loadZstd }) => {
+      const codec = await loadZstd()
       this.#zstd = codec
       return codec
     })

@@ -12,11 +12,13 @@ import { copyRange, DeviceIoctl, deviceRange, Fallocate, fallocate, logicalBlock
 import { readCached, readPool, readSync, writePool, writeSync } from './transfer.js'
 
 /**
- * How requests are carried out. `sync`: always on this thread, for programs that have nothing else
- * to do. `threads`: always on libuv's pool. `auto`: at once when the page cache can answer, on the
- * pool otherwise, so that no disk wait blocks the event loop.
+ * How requests are carried out. `sync`: always on this thread. `threads`: always on libuv's pool.
+ * `auto`: at once when the page cache can answer, on the pool otherwise, so that no disk wait blocks
+ * the event loop. `foreground`: as `auto`, but writes to the page cache of any size are done on this
+ * thread; for programs that have nothing else to do meanwhile. Handing a buffer that was just read to
+ * another thread costs more than copying it: measured, docs/decisions/0005.
  */
-export type IoPolicy = 'auto' | 'sync' | 'threads'
+export type IoPolicy = 'auto' | 'foreground' | 'sync' | 'threads'
 
 const SEEK_END = 2
 const SEEK_DATA = 3
@@ -50,7 +52,8 @@ export class NodeFile implements HostFile {
   readonly #direct: boolean
   /** Whether reads that do not wait are worth trying; cleared when the file refuses them. */
   #cachedReads: boolean
-  readonly #inlineWrites: boolean
+  /** Largest write done on this thread, bytes. */
+  readonly #inlineWriteBytes: number
   #closed = false
 
   /** @throws BlockError; the descriptor stays the caller's then */
@@ -63,9 +66,11 @@ export class NodeFile implements HostFile {
     const stat = this.#fstat()
     this.kind = kindOf(stat)
     this.#identity = identityOf(stat)
-    const buffered = this.#policy === 'auto' && !this.#direct
+    const foreground = this.#policy === 'foreground'
+    const buffered = (foreground || this.#policy === 'auto') && !this.#direct
     this.#cachedReads = buffered && (this.kind === 'regular' || this.kind === 'block')
-    this.#inlineWrites = buffered && this.kind === 'regular'
+    this.#inlineWriteBytes =
+      !buffered || this.kind !== 'regular' ? 0 : foreground ? Number.POSITIVE_INFINITY : inlineWriteBytes
     this.alignment = this.#direct ? this.#probeAlignment() : { request: 1, memory: 1 }
   }
 
@@ -165,7 +170,7 @@ export class NodeFile implements HostFile {
   }
 
   #transferOut(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): Wait {
-    if (this.#policy === 'sync' || (this.#inlineWrites && bytes <= inlineWriteBytes)) {
+    if (this.#policy === 'sync' || bytes <= this.#inlineWriteBytes) {
       writeSync(this.fd, offset, bytes, buffer, bufferOffset)
       return undefined
     }

@@ -1,4 +1,3 @@
-import { randomBytes } from 'node:crypto'
 import fs from 'node:fs'
 import { tmpdir } from 'node:os'
 import { resolve } from 'node:path'
@@ -8,6 +7,7 @@ import { fromNode } from './errors.js'
 import { type IoPolicy, NodeFile } from './file.js'
 import { describe, publishedDeviceSize } from './file-stat.js'
 import { libc } from './libc.js'
+import { randomBytes } from './random.js'
 
 /** Longest path that the kernel takes, with its terminating zero. Bytes. */
 const pathMax = 4096

@@ -1,9 +1,12 @@
-import { randomBytes } from 'node:crypto'
 import type { Host } from '../../host/index.js'
 import { NodeCodecs } from './codecs.js'
 import type { IoPolicy } from './file.js'
 import { NodeFiles } from './files.js'
 import { libc } from './libc.js'
+import { randomBytes } from './random.js'
+
+/** memcmp; it takes any Uint8Array. */
+const compareBytes = Buffer.prototype.compare
 
 export interface NodeHostOptions {
   /** How file requests are carried out; default `auto`. */
@@ -18,7 +21,9 @@ export function createNodeHost(options: NodeHostOptions = {}): Host {
     files: new NodeFiles(options.io ?? 'auto'),
     codecs: new NodeCodecs(),
     pathStyle: process.platform === 'win32' ? 'win32' : 'posix',
-    randomBytes: (length) => new Uint8Array(randomBytes(length)),
+    randomBytes,
+    sameBytes: (a, aOffset, b, bOffset, bytes) =>
+      compareBytes.call(a, b, bOffset, bOffset + bytes, aOffset, aOffset + bytes) === 0,
     warn:
       options.warn ??
       ((line) => {

@@ -26,10 +26,7 @@ beforeAll(async () => {
   fixture = new Fixture()
   folder = fixture.folder('process')
   await build({
-    entryPoints: {
-      img: join(root, 'src/tools/main-img.ts'),
-      umbrella: join(root, 'src/tools/main-umbrella.ts'),
-    },
+    entryPoints: { tools: join(root, 'src/tools/main-tools.ts') },
     outdir: dist,
     outExtension: { '.js': '.mjs' },
     bundle: true,
@@ -39,12 +36,13 @@ beforeAll(async () => {
     packages: 'external',
     logLevel: 'silent',
   })
-  for (const [name, entry] of [
-    ['qemu-img', 'img'],
-    ['blockgraph', 'umbrella'],
+  for (const [name, tool] of [
+    ['qemu-img', 'blockgraph-img'],
+    ['blockgraph', 'blockgraph'],
   ] as const) {
-    const script = join(dist, `${entry}-bin.mjs`)
-    writeFileSync(script, `#!/usr/bin/env node\nimport './${entry}.mjs'\n`, { mode: 0o755 })
+    const script = join(dist, `${tool}.mjs`)
+    const source = `import { start } from './tools.mjs'\nawait start('${tool}')\n`
+    writeFileSync(script, `#!/usr/bin/env node\n${source}`, { mode: 0o755 })
     symlinkSync(script, join(folder, name))
   }
 })

@@ -22,7 +22,7 @@ export const maxUnlinkedRuns = 4096
  */
 export class ClusterAllocator {
   readonly #meta: Qcow2Metadata
-  readonly discards: DiscardPolicy
+  discards: DiscardPolicy
   /** Where the search starts: everything below is in use, or was when it was looked at. Clusters. */
   #next = 0
   /** Where the next compressed cluster goes: the unused rest of a cluster. 0: none. Bytes. */

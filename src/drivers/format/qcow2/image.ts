@@ -6,6 +6,8 @@ import {
   type DriverInfo,
   type DriverState,
   hasZeroInit,
+  type ReopenContext,
+  type ReopenPlan,
   type SnapshotInfo,
   type SpecificInfo,
   type TruncateOptions,
@@ -29,8 +31,10 @@ import { Incompatible, maxBackingFileBytes } from './constants.js'
 import { L2Tables } from './l2-tables.js'
 import { Mapping } from './mapping.js'
 import type { Qcow2Metadata } from './metadata.js'
+import { prepareReopen } from './reopen.js'
 import { ImageRepair } from './repair.js'
 import { Resize } from './resize.js'
+import type { RuntimeSettings } from './settings.js'
 import { Qcow2Snapshots } from './snapshot-operations.js'
 import { specificInfo } from './specific-info.js'
 import { Qcow2VmState } from './vm-state.js'
@@ -117,11 +121,12 @@ export class Qcow2Image implements DriverState {
   readonly #resize: Resize
   readonly snapshotOperations: Qcow2Snapshots
   readonly #forgetDecoded: () => void
+  #settings: RuntimeSettings
   readonly vmState: VmStateArea
 
-  /** @param onResize called with the new length after the guest size has changed */
-  constructor(meta: Qcow2Metadata, file: BlockChild, onResize: (length: number) => void) {
+  constructor(meta: Qcow2Metadata, file: BlockChild, settings: RuntimeSettings) {
     this.#meta = meta
+    this.#settings = settings
     this.file = file
     this.clusterSize = meta.geometry.clusterSize
     this.supportedZeroFlags = meta.header.version >= 3 ? ReqFlags.mayUnmap | ReqFlags.noFallback : 0
@@ -132,8 +137,12 @@ export class Qcow2Image implements DriverState {
     writer.onCompressedFreed = () => compressed.invalidate()
     this.map = new ImagePath(new Mapping(meta), writer, zeroDiscard, compressed)
     this.flushPath = { flushToOs: () => meta.flushToOs() }
-    this.#resize = new Resize(meta, tables, writer, zeroDiscard, onResize)
     this.#forgetDecoded = () => compressed.invalidate()
+    this.#resize = new Resize(meta, tables, writer, zeroDiscard, () => {
+      const { l2Entries, l2EntryBytes, refcountEntries } = this.#settings.caches()
+      meta.l2.capacity = Math.floor((l2Entries * l2EntryBytes) / meta.l2.tableBytes)
+      meta.blocks.capacity = refcountEntries
+    })
     this.snapshotOperations = new Qcow2Snapshots({
       meta,
       tables,
@@ -213,6 +222,12 @@ export class Qcow2Image implements DriverState {
         Object.assign(header, { backingFile, backingFormat, backingFileBytes })
         throw error
       }
+    })
+  }
+
+  async prepareReopen(context: ReopenContext): Promise<ReopenPlan> {
+    return await prepareReopen(context, this.#meta, (settings) => {
+      this.#settings = settings
     })
   }
 

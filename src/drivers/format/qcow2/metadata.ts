@@ -1,6 +1,6 @@
 import { codeOf, errnoError } from '../../../errors/index.js'
 import { TableCache } from '../../../formatkit/index.js'
-import type { BlockNode } from '../../../graph/index.js'
+import type { BlockChild, BlockNode } from '../../../graph/index.js'
 import type { Host } from '../../../host/index.js'
 import type { IoNode } from '../../../io/index.js'
 import { Mutex, type Wait } from '../../../sched/index.js'
@@ -18,7 +18,7 @@ import type { Qcow2Snapshot } from './snapshot-table.js'
 
 export interface MetadataOptions {
   readonly node: IoNode
-  readonly file: BlockNode
+  readonly file: BlockChild
   readonly host: Host
   readonly header: Qcow2Header
   readonly caches: CacheSizes
@@ -41,16 +41,16 @@ export interface MetadataOptions {
  */
 export class Qcow2Metadata {
   readonly node: IoNode
-  readonly file: BlockNode
+  readonly #fileEdge: BlockChild
   readonly host: Host
   readonly header: Qcow2Header
   readonly geometry: Geometry
   readonly lock = new Mutex()
   readonly l1 = new L1Table(0, new Uint8Array(0))
   /** Slices of L2 tables. */
-  readonly l2: TableCache
+  l2: TableCache
   /** Entries of an L2 slice. */
-  readonly sliceEntries: number
+  sliceEntries: number
   /** Refcount blocks. */
   readonly blocks: TableCache
   readonly refcounts: Refcounts
@@ -66,7 +66,7 @@ export class Qcow2Metadata {
   constructor(options: MetadataOptions) {
     const { node, file, host, header, caches } = options
     this.node = node
-    this.file = file
+    this.#fileEdge = file
     this.host = host
     this.header = header
     this.geometry = new Geometry(header)
@@ -76,6 +76,21 @@ export class Qcow2Metadata {
     this.refcounts = new Refcounts(this)
     this.allocator = new ClusterAllocator(this, options.discards)
     this.corruption = new CorruptionReport(this)
+  }
+
+  /** The node that holds the image; it changes when another node takes the old one's place. */
+  get file(): BlockNode {
+    return this.#fileEdge.node
+  }
+
+  /** Takes other cache sizes into use. The caches have been written back and nothing is in flight. */
+  resizeCaches(caches: CacheSizes): void {
+    if (caches.l2EntryBytes !== this.l2.tableBytes) {
+      this.l2 = new TableCache(this.#fileEdge, caches.l2EntryBytes, caches.l2Entries)
+      this.sliceEntries = caches.l2EntryBytes / tableEntryBytes
+    }
+    this.l2.capacity = caches.l2Entries
+    this.blocks.capacity = caches.refcountEntries
   }
 
   /** Whether the L1 table and the refcount table are in memory. */

@@ -1,26 +1,15 @@
-import { blockError, codeOf, errnoError } from '../../../errors/index.js'
+import { codeOf, errnoError } from '../../../errors/index.js'
 import type { OpenContext } from '../../../graph/index.js'
 import type { IoNode } from '../../../io/index.js'
-import { type OptionsOf, takeOptions } from '../../../options/index.js'
-import type { DiscardPolicy } from './allocate.js'
 import { checkBitmaps } from './bitmap-directory.js'
-import { cacheSizes } from './cache-sizes.js'
 import { headerLengthV3 } from './constants.js'
 import { readPadded } from './file-read.js'
-import {
-  clearAutoclear,
-  describeUnsupported,
-  headerBytesNeeded,
-  parseHeader,
-  type Qcow2Header,
-} from './header.js'
+import { clearAutoclear, describeUnsupported, headerBytesNeeded, parseHeader } from './header.js'
 import { Qcow2Image } from './image.js'
 import { Qcow2Metadata } from './metadata.js'
-import { qcow2RuntimeOptions } from './options.js'
-import { OverlapCheck, overlapTemplates, protectedStructures } from './overlap.js'
+import { OverlapCheck } from './overlap.js'
+import { runtimeSettings } from './settings.js'
 import { readSnapshotTable } from './snapshot-table.js'
-
-type RuntimeOptions = OptionsOf<typeof qcow2RuntimeOptions>
 
 /**
  * Opens an image: header, then L1 and refcount table, then the list of snapshots.
@@ -43,16 +32,14 @@ export async function open(context: OpenContext): Promise<Qcow2Image> {
   for (const warning of header.warnings) {
     host.warn(`warning: ${warning}`)
   }
-  const options = takeOptions(context.options, qcow2RuntimeOptions)
-  checkOptions(options, header)
-  const sizes = () => cacheSizes(options, header.size, header.clusterSize)
+  const settings = runtimeSettings(context.options, header, node.unmapAllowed)
   const meta = new Qcow2Metadata({
     node,
-    file,
+    file: context.file,
     host,
     header,
-    caches: sizes(),
-    discards: discardPolicy(options, node.unmapAllowed),
+    caches: settings.caches(),
+    discards: settings.discards,
   })
   if (!flags.check) {
     const table = await readSnapshotTable(file, header)
@@ -60,7 +47,7 @@ export async function open(context: OpenContext): Promise<Qcow2Image> {
     meta.snapshotTableBytes = table.bytes
   }
   if (write) {
-    meta.overlap = new OverlapCheck(meta, protectedStructures(options))
+    meta.overlap = new OverlapCheck(meta, settings.protectedStructures)
   }
   if (!flags.noIo) {
     await meta.load()
@@ -73,11 +60,7 @@ export async function open(context: OpenContext): Promise<Qcow2Image> {
       throw errnoError(codeOf(error), 'Could not update qcow2 header', { cause: error })
     }
   }
-  return new Qcow2Image(meta, context.file, () => {
-    const { l2Entries, l2EntryBytes, refcountEntries } = sizes()
-    meta.l2.capacity = Math.floor((l2Entries * l2EntryBytes) / meta.l2.tableBytes)
-    meta.blocks.capacity = refcountEntries
-  })
+  return new Qcow2Image(meta, context.file, settings)
 }
 
 /** The bytes that {@link parseHeader} wants. */
@@ -97,40 +80,4 @@ async function readHeader(file: IoNode): Promise<Uint8Array> {
   const head = await read(headerLengthV3)
   const needed = headerBytesNeeded(head)
   return needed > head.length ? await read(needed) : head
-}
-
-function checkOptions(options: RuntimeOptions, header: Qcow2Header): void {
-  if (options['lazy-refcounts'] === true && header.version < 3) {
-    throw blockError(
-      'EINVAL',
-      'Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level',
-    )
-  }
-  const overlap = options['overlap-check']
-  const template = options['overlap-check.template']
-  if (overlap !== undefined && template !== undefined && overlap !== template) {
-    throw blockError(
-      'EINVAL',
-      `Conflicting values for qcow2 options 'overlap-check' ('${overlap}') and ` +
-        `'overlap-check.template' ('${template}')`,
-    )
-  }
-  const chosen = overlap ?? template ?? 'cached'
-  if (!Object.hasOwn(overlapTemplates, chosen)) {
-    throw blockError(
-      'EINVAL',
-      `Unsupported value '${chosen}' for qcow2 option 'overlap-check'. ` +
-        'Allowed are any of the following: none, constant, cached, all',
-    )
-  }
-}
-
-function discardPolicy(options: RuntimeOptions, unmapAllowed: boolean): DiscardPolicy {
-  return {
-    never: false,
-    always: true,
-    request: options['pass-discard-request'] ?? unmapAllowed,
-    snapshot: options['pass-discard-snapshot'] ?? true,
-    other: options['pass-discard-other'] ?? false,
-  }
 }

@@ -1,4 +1,4 @@
-import { defineOptions } from '../../../options/index.js'
+import { defineOptions, type OptionDict } from '../../../options/index.js'
 
 /** Options an open takes. Defaults that depend on the image or the platform are not given here. */
 export const qcow2RuntimeOptions = defineOptions({
@@ -72,6 +72,27 @@ export const qcow2RuntimeOptions = defineOptions({
     help: 'Clean unused cache entries after this time (in seconds)',
   },
 })
+
+/**
+ * Adds old options to those of a reopen. A new overlap template replaces all old overlap options, a
+ * new total cache size the old sizes of parts; new sizes of both parts replace an old total.
+ */
+export function joinRuntimeOptions(options: OptionDict, old: OptionDict): void {
+  const left = old.clone()
+  if (options.has('overlap-check') || options.has('overlap-check.template')) {
+    left.delete('overlap-check')
+    left.takeSubtree('overlap-check.')
+  }
+  const newTotal = options.has('cache-size')
+  if (newTotal) {
+    left.delete('l2-cache-size')
+    left.delete('refcount-cache-size')
+  }
+  options.join(left, false)
+  if (!newTotal && options.has('l2-cache-size') && options.has('refcount-cache-size')) {
+    options.delete('cache-size')
+  }
+}
 
 /** Words of the `preallocation` option. */
 export const preallocationModes = ['off', 'metadata', 'falloc', 'full'] as const

@@ -8,6 +8,7 @@ export const raw: BlockDriver = {
   kind: 'format',
   options: rawOptions,
   strongOptions: ['offset', 'size'],
+  mutableOptions: ['offset', 'size'],
   createOptions: rawCreateOptions,
   // The smallest score there is: raw is chosen if and only if nothing else recognises the image.
   probe: () => 1,

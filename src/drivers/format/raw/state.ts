@@ -9,6 +9,8 @@ import {
   Perm,
   probeAll,
   probeBytes,
+  type ReopenContext,
+  type ReopenPlan,
   type TruncateOptions,
   truncateNode,
 } from '../../../graph/index.js'
@@ -27,7 +29,7 @@ import {
   ReqFlags,
 } from '../../../io/index.js'
 import { attempt, type Maybe, settleAll, type Wait } from '../../../sched/index.js'
-import type { Window } from './window.js'
+import { takeWindow, type Window } from './window.js'
 
 /** Flags a raw node understands when its file does. */
 const passedZeroFlags = ReqFlags.fua | ReqFlags.mayUnmap | ReqFlags.noFallback
@@ -42,8 +44,8 @@ export class RawState implements DriverState, DirectPath, KernelCopyTarget {
   readonly info?: () => DriverInfo
   readonly #node: BlockNode
   readonly #file: BlockChild
-  readonly #offset: number
-  readonly #size: number | undefined
+  #offset: number
+  #size: number | undefined
   /** Whether writes may not turn the first block into a header of another format. */
   readonly #guarded: boolean
 
@@ -139,6 +141,17 @@ export class RawState implements DriverState, DirectPath, KernelCopyTarget {
   #checkRoom(operation: string, offset: number, bytes: number): void {
     if (this.#size !== undefined && offset + bytes > this.#size) {
       throw ioError('ENOSPC', { node: this.#node.name, operation, offset, bytes })
+    }
+  }
+
+  prepareReopen({ options }: ReopenContext): ReopenPlan {
+    const { offset, size } = takeWindow(options, this.#file.node.length)
+    return {
+      commit: () => {
+        this.#offset = offset
+        this.#size = size
+      },
+      abort: () => undefined,
     }
   }
 

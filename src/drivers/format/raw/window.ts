@@ -1,4 +1,6 @@
 import { blockError } from '../../../errors/index.js'
+import { type OptionDict, takeOptions } from '../../../options/index.js'
+import { rawOptions } from './options.js'
 
 /** The part of the file that the image is. Bytes. */
 export interface Window {
@@ -7,8 +9,23 @@ export interface Window {
   readonly size: number | undefined
 }
 
+/**
+ * Takes the driver's options out of `options`.
+ *
+ * @throws BlockError EINVAL, with QEMU's text, if the window does not fit into a file of `fileLength` bytes
+ */
+export function takeWindow(options: OptionDict, fileLength: number): Window {
+  const given = takeOptions(options, rawOptions)
+  const window: Window = { offset: given.offset ?? 0, size: given.size }
+  checkWindow(window, fileLength)
+  if (!Number.isSafeInteger(window.offset)) {
+    throw blockError('EINVAL', 'Disk size too large for the chosen offset')
+  }
+  return window
+}
+
 /** Throws EINVAL, with QEMU's text, if `window` does not fit into a file of `fileLength` bytes. */
-export function checkWindow({ offset, size }: Window, fileLength: number): void {
+function checkWindow({ offset, size }: Window, fileLength: number): void {
   if (offset > fileLength) {
     throw blockError(
       'EINVAL',

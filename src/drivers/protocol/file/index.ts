@@ -10,6 +10,7 @@ export const file: BlockDriver = {
   protocolName: 'file',
   needsFilename: true,
   options: hostFileOptions,
+  mutableOptions: ['x-check-cache-dropped'],
   createOptions: fileCreateOptions,
   parseFilename: (filename) => new OptionDict([['filename', stripProtocolPrefix(filename, 'file:')]]),
   load: () => import('./module.js'),

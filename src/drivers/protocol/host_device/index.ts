@@ -10,6 +10,7 @@ export const hostDevice: BlockDriver = {
   protocolName: 'host_device',
   needsFilename: true,
   options: hostFileOptions,
+  mutableOptions: ['x-check-cache-dropped'],
   createOptions: deviceCreateOptions,
   probeDevice(filename, host) {
     // Lets a driver made for CD-ROMs win.

@@ -1,5 +1,5 @@
 import { blockError } from '../../../errors/index.js'
-import type { DriverModule, DriverState, OpenContext } from '../../../graph/index.js'
+import type { DriverModule, DriverState, OpenContext, ReopenPlan } from '../../../graph/index.js'
 import { type DirectPath, type ExtentSink, type FlushPath, type IoNode, ReqFlags } from '../../../io/index.js'
 import { takeOptions } from '../../../options/index.js'
 import type { Wait } from '../../../sched/index.js'
@@ -55,6 +55,11 @@ class NullState implements DriverState, DirectPath {
 
   allocatedSize(): number {
     return 0
+  }
+
+  /** Nothing of its own can change. */
+  prepareReopen(): ReopenPlan {
+    return { commit: () => undefined, abort: () => undefined }
   }
 
   exactFilename(): string | undefined {

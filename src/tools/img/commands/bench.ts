@@ -4,7 +4,7 @@ import { imageOptions } from '../image-options.js'
 import { flag, type ImageArguments, type ImgCommand, type ImgTool, valued } from '../tool.js'
 
 const maxInt = 2n ** 31n - 1n
-const aioModes = ['threads', 'native', 'io_uring']
+const aioModes = ['threads', 'native', 'io_uring'] as const
 const cacheModes = ['none', 'off', 'directsync', 'writeback', 'unsafe', 'writethrough']
 
 /** `bench`: measures how fast an image is read or written. */
@@ -20,6 +20,7 @@ export const bench: ImgCommand = {
     let cache = 'writeback'
     let write = false
     let noDrain = false
+    let aio: (typeof aioModes)[number] = 'threads'
     let image: ImageArguments = {}
     const number = (text: string, max: bigint, message: string): number => {
       const value = parseInteger(text)
@@ -48,9 +49,10 @@ export const bench: ImgCommand = {
             depth = number(argument, maxInt, 'Invalid queue depth specified')
             break
           case 'i':
-            if (!aioModes.includes(argument)) {
-              tool.fail(`Invalid aio option: ${argument}`)
-            }
+            aio = aioModes.find((mode) => mode === argument) ?? tool.fail(`Invalid aio option: ${argument}`)
+            break
+          case 'n':
+            aio = 'native'
             break
           case 'o':
             offset = tool.size('offset', argument)
@@ -93,7 +95,7 @@ export const bench: ImgCommand = {
       tool.fail("Flush interval can't be smaller than depth")
     }
     const layer = await tool.layer()
-    const backend = await openImage(layer, tool.imageSpec(filename, image), { write, cache })
+    const backend = await openImage(layer, tool.imageSpec(filename, image), { write, cache, aio })
     try {
       const kind = write ? 'write' : 'read'
       tool.print(

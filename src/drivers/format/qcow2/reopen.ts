@@ -1,0 +1,69 @@
+import { codeOf, errnoError, ioError } from '../../../errors/index.js'
+import type { ReopenContext, ReopenPlan } from '../../../graph/index.js'
+import { clearAutoclear } from './header.js'
+import type { Qcow2Metadata } from './metadata.js'
+import { OverlapCheck } from './overlap.js'
+import { type RuntimeSettings, runtimeSettings } from './settings.js'
+
+/**
+ * Prepares other options or another access mode for an open image. Both caches are written back
+ * first: after that they may be replaced, and an image that stops being writable is complete in its
+ * file. Requests have been drained.
+ *
+ * @param adopt takes the new settings over on commit
+ * @throws BlockError with QEMU's text; nothing has changed but what was cached is in the file
+ */
+export async function prepareReopen(
+  context: ReopenContext,
+  meta: Qcow2Metadata,
+  adopt: (settings: RuntimeSettings) => void,
+): Promise<ReopenPlan> {
+  const { node, options, readOnly, unmap } = context
+  if (meta.corruption.fatal) {
+    throw ioError('ENOMEDIUM', { node: node.name, operation: 'reopen' })
+  }
+  const settings = runtimeSettings(options, meta.header, unmap)
+  await meta.locked(async () => {
+    await step('Failed to flush the L2 table cache', () => meta.writeL2())
+    await step('Failed to flush the refcount block cache', () => meta.writeBlocks())
+  })
+  if (readOnly && !node.readOnly) {
+    // The node's own flush at the start of the transaction came before the caches were empty for good.
+    const flushed = meta.file.flush()
+    if (flushed !== undefined) {
+      await flushed
+    }
+  }
+  let overlap: OverlapCheck | undefined
+  if (!readOnly) {
+    if (!meta.loaded) {
+      await meta.load()
+    }
+    overlap = new OverlapCheck(meta, settings.protectedStructures)
+    await overlap.load()
+  }
+  const becomesWritable = !readOnly && node.readOnly
+  return {
+    commit: () => {
+      adopt(settings)
+      meta.resizeCaches(settings.caches())
+      meta.allocator.discards = settings.discards
+      meta.overlap = overlap
+    },
+    abort: () => undefined,
+    finish: async () => {
+      // As with an open for writing: what an unknown feature says of the image will not stay true.
+      if (becomesWritable && clearAutoclear(meta.header)) {
+        await step('Could not update qcow2 header', () => meta.writeHeader())
+      }
+    },
+  }
+}
+
+async function step(failure: string, run: () => Promise<void>): Promise<void> {
+  try {
+    await run()
+  } catch (error) {
+    throw errnoError(codeOf(error), failure, { cause: error })
+  }
+}
