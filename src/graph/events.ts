@@ -3,7 +3,7 @@ import type { OptionTree } from '../options/index.js'
 /** QAPI events of the block layer, with `data` as QAPI spells it. */
 export interface BlockEvent {
   readonly event: string
-  readonly data: { readonly [key: string]: OptionTree }
+  readonly data: OptionTree
 }
 
 /** Tells listeners what happens in a layer. A listener that throws does not stop the others. */

@@ -250,7 +250,18 @@ export class Qcow2Image implements DriverState {
 
   /** Writes everything back, so that another process may open the image. */
   async inactivate(): Promise<void> {
-    await this.#meta.locked(() => this.#meta.writeCaches())
+    const meta = this.#meta
+    await meta.locked(async () => {
+      await meta.writeCaches()
+      await this.#markClean()
+    })
+  }
+
+  /** Refcounts are in the file: whoever opens the image need not repair them. */
+  async #markClean(): Promise<void> {
+    if (!this.#meta.node.readOnly) {
+      await this.#meta.markClean(Incompatible.dirty)
+    }
   }
 
   /** Writes back what is in memory. What cannot be written is lost, with a word to the user. */
@@ -261,15 +272,22 @@ export class Qcow2Image implements DriverState {
       return
     }
     await this.#meta.locked(async () => {
+      let complete = true
       try {
         await this.#meta.writeL2()
       } catch (error) {
         host.warn(`Failed to flush the L2 table cache: ${strerror(codeOf(error))}`)
+        complete = false
       }
       try {
         await this.#meta.writeBlocks()
       } catch (error) {
         host.warn(`Failed to flush the refcount block cache: ${strerror(codeOf(error))}`)
+        complete = false
+      }
+      if (complete) {
+        // The image stays dirty if this fails, which only costs the next one a repair.
+        await this.#markClean().catch(() => undefined)
       }
     })
   }

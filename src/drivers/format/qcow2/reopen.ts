@@ -1,5 +1,6 @@
 import { codeOf, errnoError, ioError } from '../../../errors/index.js'
 import type { ReopenContext, ReopenPlan } from '../../../graph/index.js'
+import { Incompatible } from './constants.js'
 import { clearAutoclear } from './header.js'
 import type { Qcow2Metadata } from './metadata.js'
 import { OverlapCheck } from './overlap.js'
@@ -26,6 +27,9 @@ export async function prepareReopen(
   await meta.locked(async () => {
     await step('Failed to flush the L2 table cache', () => meta.writeL2())
     await step('Failed to flush the refcount block cache', () => meta.writeBlocks())
+    if (!node.readOnly && (readOnly || (meta.lazyRefcounts && !settings.lazyRefcounts))) {
+      await step('Failed to disable lazy refcounts', () => meta.markClean(Incompatible.dirty))
+    }
   })
   if (readOnly && !node.readOnly) {
     // The node's own flush at the start of the transaction came before the caches were empty for good.
@@ -48,6 +52,7 @@ export async function prepareReopen(
       adopt(settings)
       meta.resizeCaches(settings.caches())
       meta.allocator.discards = settings.discards
+      meta.lazyRefcounts = settings.lazyRefcounts
       meta.overlap = overlap
     },
     abort: () => undefined,
