@@ -1,4 +1,5 @@
 /** The block graph. May import errors, bytes, sched, host, options and io. */
+export * from './amend.js'
 export { Backend, type BackendOptions } from './backend.js'
 export * from './backing.js'
 export { BlockChild, type EdgeParent } from './child.js'

@@ -98,7 +98,7 @@ describe('help and version', () => {
   })
 
   test('commands of later releases say so', async () => {
-    for (const command of ['amend', 'bitmap', 'commit', 'rebase']) {
+    for (const command of ['bitmap', 'commit', 'rebase']) {
       expect(await call([command, raw])).toMatchObject({
         status: 1,
         stderr: `tool: The command '${command}' is not available in this version\n`,

@@ -5,6 +5,7 @@ import { flag, type ImgCommand, ImgTool, valued } from './tool.js'
 
 /** Commands are loaded when they are called: start-up is most of what a short one takes. */
 const commands: Readonly<Record<string, () => Promise<ImgCommand>>> = {
+  amend: async () => (await import('./commands/amend.js')).amend,
   bench: async () => (await import('./commands/bench.js')).bench,
   check: async () => (await import('./commands/check.js')).check,
   compare: async () => (await import('./commands/compare.js')).compare,
@@ -19,7 +20,7 @@ const commands: Readonly<Record<string, () => Promise<ImgCommand>>> = {
 }
 
 /** What `qemu-img` has and this version has not. */
-const missing = new Set(['amend', 'bitmap', 'commit', 'rebase'])
+const missing = new Set(['bitmap', 'commit', 'rebase'])
 
 /**
  * `qemu-img`: runs a command line and returns the exit code. Nothing is thrown, and nothing stays

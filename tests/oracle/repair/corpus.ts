@@ -180,7 +180,11 @@ function damagedValue(choose: Choose, field: Field, old: bigint, layout: Layout)
   const kinds: (() => bigint)[] = [
     () => 0n,
     // Header fields beyond 2^53 are not worth exact numbers in messages.
-    () => wrap(old ^ (1n << BigInt(choose(field.what.startsWith('header') ? Math.min(52, Number(bits)) : Number(bits))))),
+    () =>
+      wrap(
+        old ^
+          (1n << BigInt(choose(field.what.startsWith('header') ? Math.min(52, Number(bits)) : Number(bits)))),
+      ),
     () => wrap(old + 1n),
     () => wrap(old - 1n),
     () => wrap(old ^ (1n << (bits - 1n))),

@@ -1,5 +1,6 @@
 import { codeOf, ioError, strerror } from '../../../errors/index.js'
 import {
+  type AmendContext,
   type BlockChild,
   type CheckFix,
   type CheckResult,
@@ -24,6 +25,7 @@ import {
   type WritePlan,
 } from '../../../io/index.js'
 import type { Wait } from '../../../sched/index.js'
+import { amend } from './amend.js'
 import { checkImage } from './check.js'
 import { ClusterWriter } from './cluster.js'
 import { CompressedClusters } from './compressed.js'
@@ -110,12 +112,17 @@ function outOfService(node: IoNode): MapPath & FlushPath {
   }
 }
 
+/** Only version 3 has zero clusters. */
+function zeroFlags({ header }: Qcow2Metadata): number {
+  return header.version >= 3 ? ReqFlags.mayUnmap | ReqFlags.noFallback : 0
+}
+
 /** An open qcow2 image. */
 export class Qcow2Image implements DriverState {
   readonly file: BlockChild
   readonly map: MapPath
   readonly flushPath: FlushPath
-  readonly supportedZeroFlags: number
+  supportedZeroFlags: number
   readonly clusterSize: number
   readonly #meta: Qcow2Metadata
   readonly #resize: Resize
@@ -129,7 +136,7 @@ export class Qcow2Image implements DriverState {
     this.#settings = settings
     this.file = file
     this.clusterSize = meta.geometry.clusterSize
-    this.supportedZeroFlags = meta.header.version >= 3 ? ReqFlags.mayUnmap | ReqFlags.noFallback : 0
+    this.supportedZeroFlags = zeroFlags(meta)
     const tables = new L2Tables(meta)
     const writer = new ClusterWriter(meta, tables)
     const zeroDiscard = new ZeroDiscard(meta, tables, writer)
@@ -228,6 +235,21 @@ export class Qcow2Image implements DriverState {
   async prepareReopen(context: ReopenContext): Promise<ReopenPlan> {
     return await prepareReopen(context, this.#meta, (settings) => {
       this.#settings = settings
+    })
+  }
+
+  async amend(context: AmendContext): Promise<void> {
+    const meta = this.#meta
+    if (!meta.loaded) {
+      await meta.locked(() => meta.load())
+    }
+    await amend(context, {
+      meta,
+      snapshots: this.snapshotOperations,
+      versionChanged: () => {
+        this.supportedZeroFlags = zeroFlags(meta)
+        meta.node.supportedZeroFlags = this.supportedZeroFlags
+      },
     })
   }
 

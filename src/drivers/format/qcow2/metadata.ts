@@ -49,7 +49,7 @@ export class Qcow2Metadata {
   readonly #fileEdge: BlockChild
   readonly host: Host
   readonly header: Qcow2Header
-  readonly geometry: Geometry
+  geometry: Geometry
   readonly lock = new Mutex()
   readonly l1 = new L1Table(0, new Uint8Array(0))
   /** Slices of L2 tables. */
@@ -100,6 +100,12 @@ export class Qcow2Metadata {
     }
     this.l2.capacity = caches.l2Entries
     this.blocks.capacity = caches.refcountEntries
+  }
+
+  /** The header's version or refcount width has changed. */
+  refreshGeometry(): void {
+    this.geometry = new Geometry(this.header)
+    this.refcounts.refreshFormat()
   }
 
   /** Whether the L1 table and the refcount table are in memory. */
