@@ -34,6 +34,7 @@ export {
 } from './graph/index.js'
 export type { Host } from './host/index.js'
 export type {
+  AmendImageOptions,
   CheckImageResult,
   CompareResult,
   ConvertResult,
@@ -41,6 +42,8 @@ export type {
   ImageInfo,
   ImageSpec,
   MapExtent,
+  SnapshotOptions,
+  SnapshotWanted,
 } from './image/index.js'
 export * from './library/index.js'
 export { createReadStream, createWriteStream } from './node-streams.js'

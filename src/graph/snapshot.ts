@@ -52,6 +52,12 @@ async function withOperations<T>(
   }
 }
 
+function assertWritable(node: BlockNode): void {
+  if (node.readOnly) {
+    throw blockError('EACCES', `Block node '${node.name}' is read-only`)
+  }
+}
+
 /** The internal snapshots of an image, in the order of its table; undefined if the format has none. */
 export function listSnapshots(node: BlockNode): readonly SnapshotInfo[] | undefined {
   for (let at: BlockNode | undefined = node; at !== undefined; at = onlyImageBelow(at)) {
@@ -66,7 +72,10 @@ export function listSnapshots(node: BlockNode): readonly SnapshotInfo[] | undefi
 export async function createSnapshot(node: BlockNode, snapshot: NewSnapshot): Promise<void> {
   assertOpen(node, 'No medium found')
   const unsupported = () => errnoError('ENOTSUP', 'Could not create snapshot')
-  await withOperations(node, unsupported, (operations) => operations.create(snapshot))
+  await withOperations(node, unsupported, async (operations, found) => {
+    assertWritable(found)
+    await operations.create(snapshot)
+  })
 }
 
 /**
@@ -79,6 +88,7 @@ export async function applySnapshot(node: BlockNode, id: string): Promise<void> 
   assertOpen(node, 'Block driver is closed')
   const unsupported = () => blockError('ENOTSUP', 'Block driver does not support snapshots')
   await withOperations(node, unsupported, async (operations, found) => {
+    assertWritable(found)
     try {
       await operations.apply(id)
     } catch (error) {
@@ -94,7 +104,10 @@ export async function applySnapshot(node: BlockNode, id: string): Promise<void> 
 export async function removeSnapshot(node: BlockNode, id: string, name: string): Promise<void> {
   assertOpen(node, 'No medium inserted')
   const unsupported = () => notSupported(node, 'internal snapshot deletion')
-  await withOperations(node, unsupported, (operations) => operations.remove(id, name))
+  await withOperations(node, unsupported, async (operations, found) => {
+    assertWritable(found)
+    await operations.remove(id, name)
+  })
 }
 
 /**
