@@ -26,7 +26,11 @@ const common = {
 
 await build({
   ...common,
-  entryPoints: { index: 'src/index.ts', testing: 'src/testing/index.ts' },
+  entryPoints: {
+    index: 'src/index.ts',
+    testing: 'src/testing/index.ts',
+    'io-thread': 'src/platform/node/worker/main.ts',
+  },
   splitting: true,
   format: 'esm',
   chunkNames: 'chunks/[name]-[hash]',

@@ -1,3 +1,5 @@
+import { blkdebug } from './drivers/filter/blkdebug/index.js'
+import { luks } from './drivers/format/luks/index.js'
 import { qcow2 } from './drivers/format/qcow2/index.js'
 import { raw } from './drivers/format/raw/index.js'
 import { file } from './drivers/protocol/file/index.js'
@@ -9,4 +11,13 @@ import type { BlockDriver } from './graph/index.js'
  * Every driver of the package in registration order. Later ones are asked first when an image is
  * probed, and only a strictly greater score wins, so the order decides ties.
  */
-export const allDrivers: readonly BlockDriver[] = [raw, qcow2, nullCo, nullAio, file, hostDevice]
+export const allDrivers: readonly BlockDriver[] = [
+  blkdebug,
+  luks,
+  raw,
+  qcow2,
+  nullCo,
+  nullAio,
+  file,
+  hostDevice,
+]

@@ -16,13 +16,18 @@ import { createNodeHost } from './platform/node/index.js'
 export { allDrivers } from './all-drivers.js'
 export { BlockError, type ErrnoName, type ErrorPlace, isBlockError } from './errors/index.js'
 export {
+  AioContext,
   allowImplicitFiles,
   Backend,
+  type BlockDirtyInfo,
   type BlockDriver,
   BlockLayer,
   type BlockLayerOptions,
   BlockNode,
   createBlockLayer,
+  createIoThread,
+  type DeviceModel,
+  type DeviceOps,
   type DriverModule,
   type DriverState,
   denyImplicitFiles,
@@ -32,19 +37,25 @@ export {
   Perm,
   Role,
 } from './graph/index.js'
-export type { Host } from './host/index.js'
+export type { Host, HostThread, HostThreads } from './host/index.js'
 export type {
   AmendImageOptions,
+  BitmapAction,
+  ChangeBitmapOptions,
   CheckImageResult,
+  CommitImageOptions,
+  CommitResult,
   CompareResult,
   ConvertResult,
   CreateImageResult,
   ImageInfo,
   ImageSpec,
   MapExtent,
+  RebaseImageOptions,
   SnapshotOptions,
   SnapshotWanted,
 } from './image/index.js'
+export { type AccountingOptions, IoAccounting } from './io/index.js'
 export * from './library/index.js'
 export { createReadStream, createWriteStream } from './node-streams.js'
 export { createNodeHost, type NodeHostOptions } from './platform/node/index.js'
@@ -79,7 +90,10 @@ export const openImage: Library<CreateSchemas>['openImage'] = library.openImage
 export const createImage: Library<CreateSchemas>['createImage'] = library.createImage
 export const convertImage: Library<CreateSchemas>['convertImage'] = library.convertImage
 export const compareImages: Library<CreateSchemas>['compareImages'] = library.compareImages
+export const commitImage: Library<CreateSchemas>['commitImage'] = library.commitImage
+export const rebaseImage: Library<CreateSchemas>['rebaseImage'] = library.rebaseImage
 export const checkImage: Library<CreateSchemas>['checkImage'] = library.checkImage
+export const changeBitmap: Library<CreateSchemas>['changeBitmap'] = library.changeBitmap
 export const imageInfo: Library<CreateSchemas>['imageInfo'] = library.imageInfo
 export const mapImage: Library<CreateSchemas>['mapImage'] = library.mapImage
 export const measureImage: Library<CreateSchemas>['measureImage'] = library.measureImage

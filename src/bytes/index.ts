@@ -2,6 +2,7 @@
 export * from './align.js'
 export * from './endian.js'
 export * from './fixed-text.js'
+export * from './hierarchical-bitmap.js'
 export * from './json-text.js'
 export * from './qdict-order.js'
 export * from './size-text.js'

@@ -11,7 +11,17 @@ export interface ErrorPlace {
   readonly bytes?: number
 }
 
+/** QAPI's error classes. */
+export type ErrorClass =
+  | 'GenericError'
+  | 'CommandNotFound'
+  | 'DeviceEncrypted'
+  | 'DeviceNotActive'
+  | 'DeviceNotFound'
+  | 'KVMMissingCap'
+
 export interface BlockErrorOptions {
+  readonly errorClass?: ErrorClass | undefined
   readonly hint?: string | undefined
   readonly at?: ErrorPlace | undefined
   readonly cause?: unknown
@@ -27,6 +37,8 @@ export class BlockError extends Error {
   /** Extra advice QEMU prints on its own line(s) after the message, without trailing newline. */
   readonly hint: string | undefined
   readonly at: ErrorPlace | undefined
+  /** Class that QMP reports. */
+  readonly errorClass: ErrorClass
   readonly [brand] = true
 
   constructor(code: ErrnoName, message: string, options: BlockErrorOptions = {}) {
@@ -35,6 +47,7 @@ export class BlockError extends Error {
     this.code = code
     this.hint = options.hint
     this.at = options.at
+    this.errorClass = options.errorClass ?? 'GenericError'
   }
 
   /** Negative Linux errno, as on the NBD wire and in QEMU's return values. */
@@ -75,7 +88,12 @@ export function prefixed(error: unknown, text: string): unknown {
   if (!isBlockError(error)) {
     return error
   }
-  return new BlockError(error.code, text + error.message, { hint: error.hint, at: error.at, cause: error })
+  return new BlockError(error.code, text + error.message, {
+    errorClass: error.errorClass,
+    hint: error.hint,
+    at: error.at,
+    cause: error,
+  })
 }
 
 /** The errno of any thrown value; foreign errors count as `EIO`. */

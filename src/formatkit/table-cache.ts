@@ -1,4 +1,4 @@
-import type { IoNode } from '../io/index.js'
+import { afterEvent, type DebugEvent, type IoNode } from '../io/index.js'
 import { both, type Maybe, type Wait } from '../sched/index.js'
 
 /**
@@ -40,6 +40,12 @@ interface Pending {
   orphan: boolean
 }
 
+/** What those who debug the file are told before a table is read or written. */
+export interface TableEvents {
+  readonly load: DebugEvent
+  readonly update: DebugEvent
+}
+
 /** Table writes handed to the file at a time. */
 const writesInFlight = 32
 
@@ -58,6 +64,7 @@ const writesInFlight = 32
 export class TableCache {
   readonly tableBytes: number
   readonly #file: TableFile
+  readonly #events: TableEvents | undefined
   #capacity: number
   readonly #tables = new Map<number, CachedTable>()
   readonly #pending = new Map<number, Pending>()
@@ -71,9 +78,11 @@ export class TableCache {
   /**
    * @param tableBytes size of each table
    * @param capacity tables kept, at least 2; more only while more are pinned
+   * @param events names of reads and writes for those who debug the file
    */
-  constructor(file: TableFile, tableBytes: number, capacity: number) {
+  constructor(file: TableFile, tableBytes: number, capacity: number, events?: TableEvents) {
     this.#file = file
+    this.#events = events
     this.tableBytes = tableBytes
     this.#capacity = Math.max(2, capacity)
   }
@@ -304,7 +313,13 @@ export class TableCache {
   }
 
   #writeTable(table: CachedTable): Wait {
-    const wait = this.#file.node.write(table.offset, this.tableBytes, table.bytes, 0, 0)
+    const { node } = this.#file
+    const wait =
+      node.debug === undefined || this.#events === undefined
+        ? node.write(table.offset, this.tableBytes, table.bytes, 0, 0)
+        : afterEvent(node.debug, this.#events.update, () =>
+            node.write(table.offset, this.tableBytes, table.bytes, 0, 0),
+          )
     if (wait === undefined) {
       this.#clean(table)
       return undefined
@@ -367,7 +382,13 @@ export class TableCache {
   /** Reads a table; undefined if that takes a while. */
   #read(offset: number): CachedTable | undefined {
     const table = new CachedTable(offset, this.#buffer())
-    const wait = this.#file.node.read(offset, this.tableBytes, table.bytes, 0, 0)
+    const { node } = this.#file
+    const wait =
+      node.debug === undefined || this.#events === undefined
+        ? node.read(offset, this.tableBytes, table.bytes, 0, 0)
+        : afterEvent(node.debug, this.#events.load, () =>
+            node.read(offset, this.tableBytes, table.bytes, 0, 0),
+          )
     if (wait === undefined) {
       this.#insert(table)
       return table

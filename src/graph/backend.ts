@@ -1,14 +1,20 @@
-import { ioError } from '../errors/index.js'
-import { ReqFlags } from '../io/index.js'
+import { blockError, ioError } from '../errors/index.js'
+import { type AccountedKind, type DetectZeroes, type IoAccounting, ReqFlags } from '../io/index.js'
 import type { OptionDict, OptionTree } from '../options/index.js'
 import type { Wait } from '../sched/index.js'
+import { changeAioContext } from './aio-change.js'
+import type { AioContext } from './aio-context.js'
+import { DeviceSlot } from './backend-device.js'
+import { ErrorPolicy } from './backend-errors.js'
 import { BlockChild, type EdgeParent } from './child.js'
 import { drain } from './drain.js'
 import { type OpenFlags, Perm, Role } from './flags.js'
 import type { BlockLayer } from './layer.js'
 import { attachEdge, detachEdge } from './lifecycle.js'
 import type { BlockNode } from './node.js'
+import { isWellFormedId } from './node-names.js'
 import { settlePermissions } from './permissions.js'
+import { isInserted } from './resize.js'
 
 export interface BackendOptions {
   /** Device name; empty for an anonymous user. */
@@ -33,15 +39,36 @@ export class Backend implements EdgeParent {
   writeThrough: boolean
   /** Whether requests may start past the end of the node (creation code grows files). */
   allowBeyondEnd = false
+  /** Whether others may move the node below to another AioContext although this backend uses it. */
+  allowAioContextChange = false
+  /** Block size that the guest sees, bytes. */
+  guestBlockSize = 512
+  readonly device = new DeviceSlot(this)
+  readonly errors = new ErrorPolicy(this)
+  /** Mode of the last medium, for the next one to be like it. */
+  lastMedium: { readonly write: boolean; readonly detectZeroes: DetectZeroes } = {
+    write: true,
+    detectZeroes: 'off',
+  }
   #perm: number
   #shared: number
   #closed = false
   #held = 0
+  /** Where the I/O of media takes place. */
+  #aioContext: AioContext
+  #accounting: IoAccounting | undefined = undefined
+  /** Whether requests must look at more than their range. Hot: read on every request. */
+  #attention = false
   readonly #waiting: (() => void)[] = []
 
+  /** @throws BlockError EINVAL for a name that is no id or is taken */
   constructor(layer: BlockLayer, options: BackendOptions = {}) {
     this.layer = layer
+    this.#aioContext = layer.mainContext
     this.name = options.name ?? ''
+    if (this.name !== '') {
+      checkName(layer, this.name)
+    }
     this.#perm = options.perm ?? 0
     this.#shared = options.shared ?? Perm.all
     this.writeThrough = options.writeThrough ?? false
@@ -117,6 +144,7 @@ export class Backend implements EdgeParent {
     if (this.root !== undefined) {
       throw new Error('backend already has a root')
     }
+    await this.#joinAioContext(node)
     const child = new BlockChild('root', Role.filtered | Role.primary, this, node)
     child.perm = this.#perm
     child.shared = this.#shared
@@ -135,6 +163,44 @@ export class Backend implements EdgeParent {
       throw error
     }
     this.root = child
+  }
+
+  /** The medium moves to where this backend is, or else this backend to where the medium is. */
+  async #joinAioContext(node: BlockNode): Promise<void> {
+    if (node.aioContext === this.#aioContext) {
+      return
+    }
+    try {
+      await changeAioContext(node, this.#aioContext)
+    } catch (error) {
+      if (!this.allowAioContextChange) {
+        throw error
+      }
+      this.#aioContext = node.aioContext
+    }
+  }
+
+  get aioContext(): AioContext {
+    return this.#aioContext
+  }
+
+  /** Moves the medium's I/O, and that of media to come. @throws BlockError EPERM if other users of it refuse */
+  async setAioContext(context: AioContext): Promise<void> {
+    if (this.root !== undefined) {
+      await changeAioContext(this.root.node, context, this.root)
+    }
+    this.#aioContext = context
+  }
+
+  checkAioContext(): void {
+    // A device that a user made by name and that nothing is attached to has nobody to mind.
+    if (!this.allowAioContextChange && (this.name === '' || this.device.model !== undefined)) {
+      throw blockError('EPERM', 'Cannot change iothread of active block backend')
+    }
+  }
+
+  aioContextChanged(context: AioContext): void {
+    this.#aioContext = context
   }
 
   /** Changes what this backend uses and shares; on failure nothing changes. */
@@ -163,6 +229,7 @@ export class Backend implements EdgeParent {
     if (child === undefined) {
       return
     }
+    this.lastMedium = { write: child.node.flags.write, detectZeroes: child.node.detectZeroes }
     this.root = undefined
     const section = await drain([child.node])
     section.end()
@@ -188,6 +255,96 @@ export class Backend implements EdgeParent {
     }
   }
 
+  /** Whether writes are durable only after a flush (QEMU's "write cache"). */
+  get writeCache(): boolean {
+    return !this.writeThrough
+  }
+
+  set writeCache(enabled: boolean) {
+    this.writeThrough = !enabled
+  }
+
+  /** Counts the requests of this backend; undefined: nothing is counted, which costs nothing. */
+  get accounting(): IoAccounting | undefined {
+    return this.#accounting
+  }
+
+  set accounting(accounting: IoAccounting | undefined) {
+    this.#accounting = accounting
+    this.#attend()
+  }
+
+  /** Whether there is a medium. */
+  get isInserted(): boolean {
+    return this.root !== undefined && isInserted(this.root.node)
+  }
+
+  /** Whether there is a medium that requests can reach. */
+  get isAvailable(): boolean {
+    return this.isInserted && !this.device.isTrayOpen
+  }
+
+  /** Moves the tray on behalf of the guest. */
+  eject(open: boolean): Wait {
+    const wait = this.root?.node.state?.medium?.eject?.(open)
+    if (wait !== undefined) {
+      return wait.then(() => {
+        this.device.trayMoved(open)
+      })
+    }
+    // Whether or not the image knows of trays, the guest's has moved.
+    this.device.trayMoved(open)
+    return undefined
+  }
+
+  /** The guest locks the medium in, or lets it go. */
+  lockMedium(locked: boolean): Wait {
+    return this.root?.node.state?.medium?.lock?.(locked)
+  }
+
+  /** @internal A device model came or went. */
+  deviceChanged(): void {
+    this.#attend()
+  }
+
+  resized(): void {
+    this.device.resized()
+  }
+
+  mediumChanged(load: boolean): void {
+    this.device.changeMedia(load)
+  }
+
+  quiesced(): Wait {
+    return this.device.drainedPoll()
+  }
+
+  get isHeld(): boolean {
+    return this.#held !== 0
+  }
+
+  /** New requests wait while this has been called more often than {@link releaseRequests}. */
+  holdRequests(): void {
+    if (this.#held++ === 0) {
+      this.#attend()
+      this.device.drainedBegin()
+    }
+  }
+
+  releaseRequests(): void {
+    if (--this.#held === 0) {
+      this.#attend()
+      this.device.drainedEnd()
+      for (const resume of this.#waiting.splice(0)) {
+        resume()
+      }
+    }
+  }
+
+  #attend(): void {
+    this.#attention = this.#held !== 0 || this.#accounting !== undefined || this.device.model !== undefined
+  }
+
   #check(operation: string, offset: number, bytes: number): BlockNode {
     const node = this.node
     if (!(offset >= 0 && bytes >= 0) || (!this.allowBeyondEnd && offset + bytes > node.length)) {
@@ -196,17 +353,40 @@ export class Backend implements EdgeParent {
     return node
   }
 
-  /** New requests wait while this has been called more often than {@link releaseRequests}. */
-  holdRequests(): void {
-    this.#held++
+  #checkAvailable(): void {
+    if (this.device.model !== undefined && !this.isAvailable) {
+      throw ioError('ENOMEDIUM')
+    }
   }
 
-  releaseRequests(): void {
-    if (--this.#held === 0) {
-      for (const resume of this.#waiting.splice(0)) {
-        resume()
-      }
+  /** A request that is counted, that may have to wait, or whose medium may be out of reach. */
+  #attended(
+    kind: AccountedKind,
+    operation: string,
+    offset: number,
+    bytes: number,
+    request: (node: BlockNode) => Wait,
+  ): Wait {
+    const accounting = this.#accounting
+    if (accounting === undefined) {
+      return this.#admitted(operation, offset, bytes, request)
     }
+    try {
+      this.#checkAvailable()
+      this.#check(operation, offset, bytes)
+    } catch (error) {
+      accounting.invalid(kind)
+      throw error
+    }
+    return accounting.run(kind, bytes, () => this.#admitted(operation, offset, bytes, request))
+  }
+
+  #admitted(operation: string, offset: number, bytes: number, request: (node: BlockNode) => Wait): Wait {
+    if (this.#held !== 0) {
+      return this.#whenReleased(() => this.#admitted(operation, offset, bytes, request))
+    }
+    this.#checkAvailable()
+    return request(this.#check(operation, offset, bytes))
   }
 
   /** Runs a request once nobody holds requests back. */
@@ -224,43 +404,61 @@ export class Backend implements EdgeParent {
 
   /** Fills `buffer[bufferOffset, +bytes)`. @throws BlockError EIO outside the node */
   read(offset: number, bytes: number, buffer: Uint8Array, bufferOffset = 0, flags = 0): Wait {
-    if (this.#held !== 0) {
-      return this.#whenReleased(() => this.read(offset, bytes, buffer, bufferOffset, flags))
+    if (this.#attention) {
+      return this.#attended('read', 'read', offset, bytes, (node) =>
+        node.read(offset, bytes, buffer, bufferOffset, flags),
+      )
     }
     return this.#check('read', offset, bytes).read(offset, bytes, buffer, bufferOffset, flags)
   }
 
   /** Writes `buffer[bufferOffset, +bytes)`; durable after {@link flush}, or at once with `writeThrough`. */
   write(offset: number, bytes: number, buffer: Uint8Array, bufferOffset = 0, flags = 0): Wait {
-    if (this.#held !== 0) {
-      return this.#whenReleased(() => this.write(offset, bytes, buffer, bufferOffset, flags))
+    const all = this.writeThrough ? flags | ReqFlags.fua : flags
+    if (this.#attention) {
+      return this.#attended('write', 'write', offset, bytes, (node) =>
+        node.write(offset, bytes, buffer, bufferOffset, all),
+      )
     }
-    const node = this.#check('write', offset, bytes)
-    return node.write(offset, bytes, buffer, bufferOffset, this.writeThrough ? flags | ReqFlags.fua : flags)
+    return this.#check('write', offset, bytes).write(offset, bytes, buffer, bufferOffset, all)
   }
 
   /** See IoNode.writeZeroes. */
   writeZeroes(offset: number, bytes: number, flags = 0): Wait {
-    if (this.#held !== 0) {
-      return this.#whenReleased(() => this.writeZeroes(offset, bytes, flags))
+    const all = this.writeThrough ? flags | ReqFlags.fua : flags
+    if (this.#attention) {
+      return this.#attended('write', 'write-zeroes', offset, bytes, (node) =>
+        node.writeZeroes(offset, bytes, all),
+      )
     }
-    const node = this.#check('write-zeroes', offset, bytes)
-    return node.writeZeroes(offset, bytes, this.writeThrough ? flags | ReqFlags.fua : flags)
+    return this.#check('write-zeroes', offset, bytes).writeZeroes(offset, bytes, all)
   }
 
   /** See IoNode.discard. */
   discard(offset: number, bytes: number): Wait {
-    if (this.#held !== 0) {
-      return this.#whenReleased(() => this.discard(offset, bytes))
+    if (this.#attention) {
+      return this.#attended('unmap', 'discard', offset, bytes, (node) => node.discard(offset, bytes))
     }
     return this.#check('discard', offset, bytes).discard(offset, bytes)
   }
 
   /** Everything completed before is durable afterwards. */
   flush(): Wait {
-    if (this.#held !== 0) {
-      return this.#whenReleased(() => this.flush())
+    if (this.#attention) {
+      return this.#attended('flush', 'flush', 0, 0, (node) => node.flush())
     }
     return this.node.flush()
+  }
+}
+
+function checkName(layer: BlockLayer, name: string): void {
+  if (!isWellFormedId(name)) {
+    throw blockError('EINVAL', 'Invalid device name')
+  }
+  if (layer.findBackend(name) !== undefined) {
+    throw blockError('EINVAL', `Device with id '${name}' already exists`)
+  }
+  if (layer.findNode(name) !== undefined) {
+    throw blockError('EINVAL', `Device name '${name}' conflicts with an existing node name`)
   }
 }

@@ -1,5 +1,6 @@
 import { blockError, prefixed } from '../errors/index.js'
 import type { OptionDict } from '../options/index.js'
+import { joinAioContexts } from './aio-change.js'
 import { localPath } from './create.js'
 import { drain } from './drain.js'
 import { swapBacking } from './edge-change.js'
@@ -135,6 +136,9 @@ export async function openBackingFile(node: BlockNode, options: OptionDict): Pro
 export async function setBacking(node: BlockNode, backing: BlockNode | undefined): Promise<void> {
   if (node.child('backing')?.node === backing) {
     return
+  }
+  if (backing !== undefined) {
+    await joinAioContexts(node, backing)
   }
   const section = await drain([node])
   try {
@@ -299,28 +303,4 @@ function fullNameFrom(node: BlockNode, filename: string): string {
     }
     throw error
   }
-}
-
-/**
- * Takes the images between `top`'s overlay and `base` out of `active`'s chain, `top` included,
- * recording `backingName` (or `base`'s name) in the overlay's header (seed row 64).
- */
-export async function dropIntermediate(
-  active: BlockNode,
-  top: BlockNode,
-  base: BlockNode,
-  backingName?: string,
-): Promise<void> {
-  const overlay = findOverlay(active, top)
-  if (top.driver === undefined || base.driver === undefined || overlay === undefined || active === top) {
-    throw blockError('EIO', 'Input/output error')
-  }
-  if (overlay.backing === base) {
-    return
-  }
-  if (!chainContains(top, base)) {
-    throw blockError('EIO', 'Input/output error')
-  }
-  await changeBackingFile(overlay, backingName ?? base.filename, base.driver.name)
-  await setBacking(overlay, base)
 }

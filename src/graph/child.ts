@@ -1,3 +1,5 @@
+import type { Wait } from '../sched/index.js'
+import type { AioContext } from './aio-context.js'
 import type { BlockNode } from './node.js'
 
 /** What sits above an edge: a node, or a user such as a backend. */
@@ -9,6 +11,18 @@ export interface EdgeParent {
   /** Holds back new requests until released as often; users of nodes only. */
   holdRequests?(): void
   releaseRequests?(): void
+  /** While requests are held: settles when nothing that the user started itself is in flight. */
+  quiesced?(): Wait
+  /** The length of the node below has changed; users of nodes only. */
+  resized?(): void
+  /** The node below got (`load`) or lost a medium that can be read; users of nodes only. */
+  mediumChanged?(load: boolean): void
+  /** Whether the I/O of the node below may move to `context`; throws if not. Absent: never. Users of nodes only. */
+  checkAioContext?(context: AioContext): void
+  /** It has moved there. */
+  aioContextChanged?(context: AioContext): void
+  /** Its edges do not follow when another node takes the place of theirs (jobs). */
+  readonly stayAtNode?: boolean
   /** The node, if the parent is one. */
   readonly parentNode?: BlockNode
 }

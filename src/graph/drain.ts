@@ -25,22 +25,34 @@ function usersAbove(node: BlockNode, into: Set<EdgeParent>, seen: Set<BlockNode>
 
 /**
  * Begins a drained section on `nodes`: holds back what their users would start, then waits until
- * everything in flight on them, above them and below them has finished. Sections nest.
+ * everything in flight on them, above them and below them has finished. Sections nest. Users that come
+ * to stand above the nodes meanwhile are held back as well.
  */
 export async function drain(nodes: readonly BlockNode[]): Promise<DrainedSection> {
   const users = new Set<EdgeParent>()
   const above = new Set<BlockNode>()
-  for (const node of nodes) {
-    usersAbove(node, users, above)
+  const sections = nodes[0]?.layer.drainedSections
+  const update = (): void => {
+    const found = new Set<EdgeParent>()
+    above.clear()
+    for (const node of nodes) {
+      usersAbove(node, found, above)
+    }
+    for (const user of found) {
+      if (!users.has(user)) {
+        users.add(user)
+        user.holdRequests?.()
+      }
+    }
   }
-  for (const user of users) {
-    user.holdRequests?.()
-  }
+  update()
+  sections?.add(update)
   let ended = false
   const section: DrainedSection = {
     end: () => {
       if (!ended) {
         ended = true
+        sections?.delete(update)
         for (const user of users) {
           user.releaseRequests?.()
         }
@@ -48,6 +60,12 @@ export async function drain(nodes: readonly BlockNode[]): Promise<DrainedSection
     },
   }
   try {
+    for (const user of users) {
+      const wait = user.quiesced?.()
+      if (wait !== undefined) {
+        await wait
+      }
+    }
     // From the top down: a request above may still start one below.
     for (const node of [...above].reverse()) {
       await idle(node)

@@ -1,3 +1,4 @@
+import type { DebugEventSink } from '../io/index.js'
 import type { OptionDict } from '../options/index.js'
 import type { Maybe, Wait } from '../sched/index.js'
 import type { BlockNode } from './node.js'
@@ -83,10 +84,8 @@ export interface ReopenPlan {
 }
 
 /** What a driver offers to those who debug drivers (blkdebug). */
-export interface DebugHooks {
-  /** A named point in a driver above was reached; returns a wait if it must stop here. */
-  event(name: string): Wait
-  /** The next time `event` happens, the request stops under `tag`. */
+export interface DebugHooks extends DebugEventSink {
+  /** The next time `event` happens, the request stops under `tag`. @throws BlockError ENOENT for an unknown event */
   breakpoint(event: string, tag: string): void
   /** Forgets the breakpoints of `tag` and resumes what is stopped. @throws BlockError ENOENT */
   removeBreakpoint(tag: string): void
@@ -110,4 +109,17 @@ export interface KeyHooks {
   readonly hasKey: boolean
   /** @throws BlockError EINVAL for a wrong key; {@link hasKey} is false then */
   setKey(key: Uint8Array): Maybe<void>
+}
+
+/**
+ * Keeps dirty bitmaps in an image. A driver that has one also loads what is stored when it opens the
+ * image, and stores what is persistent when it closes or inactivates it.
+ */
+export interface BitmapStore {
+  /** Whether images of this very kind (version, features) can hold bitmaps. */
+  readonly supported: boolean
+  /** @throws BlockError with QEMU's text if a further bitmap like this could not be stored */
+  checkNew(name: string, granularity: number): Maybe<void>
+  /** Deletes a stored bitmap; one that is not there is no error. @throws BlockError */
+  remove(name: string): Promise<void>
 }

@@ -2,9 +2,11 @@ import type { Host } from '../host/index.js'
 import type { BlockLimits, DirectPath, FlushPath, IoNode, MapPath } from '../io/index.js'
 import type { OptionDict, OptionSchema, OptionTree } from '../options/index.js'
 import type { Maybe, Wait } from '../sched/index.js'
+import type { AioContext } from './aio-context.js'
 import type { BlockChild } from './child.js'
 import type {
   AmendContext,
+  BitmapStore,
   DebugHooks,
   KeyHooks,
   MediumHooks,
@@ -27,6 +29,11 @@ export interface BlockDriver {
   /** QAPI name, such as `qcow2`. */
   readonly name: string
   readonly kind: 'format' | 'protocol' | 'filter'
+  /**
+   * A filter that opens at the protocol level, as if it were a protocol: the core opens no `file` for
+   * it and does not probe it (blkdebug, blkverify).
+   */
+  readonly protocolLevel?: boolean
   /** Prefix of names this driver opens, without the colon (`nbd` for `nbd:…`, `nbd://…`). */
   readonly protocolName?: string
   /** Whether it cannot be opened without a file name. */
@@ -55,6 +62,11 @@ export interface BlockDriver {
   load(): Maybe<DriverModule>
 }
 
+/** Whether nodes of `driver` are at the protocol level, where names count and nothing is probed. */
+export function isProtocolLevel(driver: BlockDriver): boolean {
+  return driver.kind === 'protocol' || driver.protocolLevel === true
+}
+
 /** The heavy half of a driver. */
 export interface DriverModule {
   open(context: OpenContext): Maybe<DriverState>
@@ -79,6 +91,11 @@ export interface OpenContext {
    * {@link options}. Returns undefined if neither is given and `optional`.
    */
   openChild(key: string, role: number, optional?: boolean): Promise<BlockChild | undefined>
+  /**
+   * Opens the child that a file name given to this driver contains; without `filename` it is
+   * {@link openChild} for a child that must be there.
+   */
+  openNamedChild(key: string, role: number, filename: string | undefined): Promise<BlockChild>
   /** Opens a file that the image names itself, subject to the layer's policy for such files. */
   openImplicitChild(key: string, role: number, filename: string): Promise<BlockChild>
 }
@@ -132,13 +149,19 @@ export interface DriverState {
   makeEmpty?(): Wait
   /** Checks a change of options and prepares it; nothing changes until the plan is committed. Throws to refuse. */
   prepareReopen?(context: ReopenContext): Maybe<ReopenPlan>
+  /** Whether replacing `node`, at or below this one, by one with the same contents as this one changes nothing for those above. */
+  canReplace?(node: BlockNode): boolean
   readonly debug?: DebugHooks
+  readonly bitmapStore?: BitmapStore
   readonly medium?: MediumHooks
-  readonly key?: KeyHooks
+  readonly key?: KeyHooks | undefined
   probeBlockSizes?(): { logical: number; physical: number } | undefined
   probeGeometry?(): { cylinders: number; heads: number; sectors: number } | undefined
   /** In-kernel copy between two protocol nodes; undefined result: not possible here. */
   copyRangeTo?(offset: number, target: IoNode, targetOffset: number, bytes: number): Maybe<number | undefined>
+  /** The node's I/O leaves its context, or enters this one; nothing is in flight. Neither may fail. */
+  detachAioContext?(): void
+  attachAioContext?(context: AioContext): void
   /** The image is about to be handed to another process: write everything back. */
   inactivate?(): Wait
   /** Another process may have changed the image: forget what is cached. */

@@ -86,6 +86,9 @@ export function repointEdge(edge: BlockChild, to: BlockNode): EdgeChange {
     }
     parent.childrenChanged()
   }
+  for (const update of to.layer.drainedSections) {
+    update()
+  }
   return {
     affected: [to, from],
     undo: () => {
@@ -110,6 +113,12 @@ export function repointEdge(edge: BlockChild, to: BlockNode): EdgeChange {
 export function swapBacking(node: BlockNode, backing: BlockNode | undefined): EdgeChange {
   const old = node.child('backing')
   checkNotFrozen(old)
+  if (backing !== undefined && !node.isFilter && node.driver !== undefined && !node.driver.supportsBacking) {
+    throw blockError(
+      'EINVAL',
+      `Driver '${node.driver.name}' of node '${node.name}' does not support backing files`,
+    )
+  }
   const { noBacking } = node.flags
   const blockerMessage = node.backingBlocker.message
   const inheriting = backing?.inheritsFrom

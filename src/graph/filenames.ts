@@ -1,4 +1,5 @@
-import { compactJson, OptionDict, unflatten } from '../options/index.js'
+import { compactJson, OptionDict, type OptionTree } from '../options/index.js'
+import { isProtocolLevel } from './driver.js'
 import type { BlockNode } from './node.js'
 
 /** Longest `json:` name shown, characters (PATH_MAX). */
@@ -34,23 +35,35 @@ function strongOptions(node: BlockNode, into: OptionDict): boolean {
   return found
 }
 
-/** Everything needed to open exactly this node again, children included. */
-export function fullOpenOptions(node: BlockNode): OptionDict {
-  const options = new OptionDict()
-  strongOptions(node, options)
+/** As {@link fullOpenOptions}, with a level for each child; a node's own options keep their dots, as in QEMU's names. */
+function fullOpenTree(node: BlockNode): OptionTree {
+  const own = new OptionDict()
+  strongOptions(node, own)
+  const tree: Record<string, OptionTree[string]> = Object.fromEntries(own.entries())
   const overridden = backingOverridden(node)
   for (const child of node.children) {
     if (child.name === 'backing' && !overridden) {
       continue
     }
-    for (const [key, value] of fullOpenOptions(child.node).entries()) {
-      options.set(`${child.name}.${key}`, value)
+    // Children called `children.0`, `children.1`, … are a list.
+    const list = /^(.*)\.\d+$/.exec(child.name)?.[1]
+    const options = fullOpenTree(child.node)
+    if (list === undefined) {
+      tree[child.name] = options
+    } else {
+      const before = tree[list]
+      tree[list] = [...(Array.isArray(before) ? before : []), options]
     }
   }
   if (overridden && node.backing === undefined) {
-    options.set('backing', null)
+    tree.backing = null
   }
-  return options
+  return tree
+}
+
+/** Everything needed to open exactly this node again, children included. */
+export function fullOpenOptions(node: BlockNode): OptionDict {
+  return OptionDict.fromTree(fullOpenTree(node))
 }
 
 /**
@@ -72,13 +85,15 @@ export function refreshFilename(node: BlockNode): void {
   if (hook !== undefined) {
     node.exactFilename = hook.call(node.state) ?? ''
   } else if (primary !== undefined) {
-    const usable = primary.isProtocol && node.driver.kind !== 'filter' && !needsJson
+    const below = primary.driver
+    const usable =
+      below !== undefined && isProtocolLevel(below) && node.driver.kind !== 'filter' && !needsJson
     node.exactFilename = usable ? primary.exactFilename : ''
   }
   if (node.exactFilename !== '') {
     node.filename = node.exactFilename
     return
   }
-  const name = `json:${compactJson(unflatten(fullOpenOptions(node)))}`
+  const name = `json:${compactJson(fullOpenTree(node))}`
   node.filename = name.length >= maxNameLength ? `${name.slice(0, maxNameLength - 4)}...` : name
 }

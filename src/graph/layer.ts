@@ -2,6 +2,7 @@ import { blockError } from '../errors/index.js'
 import type { Host } from '../host/index.js'
 import { OptionDict, type OptionTree } from '../options/index.js'
 import { Mutex } from '../sched/index.js'
+import { AioContext } from './aio-context.js'
 import type { Backend } from './backend.js'
 import type { BlockDriver, DriverModule } from './driver.js'
 import { BlockEvents } from './events.js'
@@ -39,8 +40,12 @@ export class BlockLayer {
   /** @internal All nodes in creation order. */
   readonly nodes = new Set<BlockNode>()
   readonly events = new BlockEvents()
+  /** The event loop that everything runs on unless it is moved. */
+  readonly mainContext = new AioContext('main')
   /** Objects that options refer to by id: secrets, throttle groups. */
   readonly objects = new UserObjects()
+  /** @internal Called when edges have been added: users that now stand above drained nodes must be held. */
+  readonly drainedSections = new Set<() => void>()
   /** @internal Held from the first change of edges or flags until their permissions are settled. */
   readonly graphLock = new Mutex()
   readonly #modules = new Map<BlockDriver, DriverModule>()
@@ -113,7 +118,11 @@ export class BlockLayer {
     return this.names.find(name)
   }
 
+  /** The backend called `name`; anonymous ones cannot be found. */
   findBackend(name: string): Backend | undefined {
+    if (name === '') {
+      return undefined
+    }
     for (const backend of this.backends) {
       if (backend.name === name) {
         return backend

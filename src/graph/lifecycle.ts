@@ -1,4 +1,5 @@
 import { blockError, codeOf } from '../errors/index.js'
+import { joinAioContexts } from './aio-change.js'
 import { BlockChild } from './child.js'
 import type { BlockNode } from './node.js'
 import { settlePermissions } from './permissions.js'
@@ -26,6 +27,9 @@ export function attachEdge(child: BlockChild): void {
   }
   child.node.parents.push(child)
   child.node.references++
+  for (const update of child.node.layer.drainedSections) {
+    update()
+  }
 }
 
 /** Takes an edge out of both lists. The caller owns the reference that the edge held. */
@@ -54,6 +58,7 @@ export async function attachChild(
   name: string,
   role: number,
 ): Promise<BlockChild> {
+  await joinAioContexts(parent, node)
   const child = new BlockChild(name, role, parent, node)
   await parent.layer.graphLock.run(async () => {
     attachEdge(child)
@@ -120,7 +125,10 @@ export async function closeNode(node: BlockNode): Promise<void> {
     node.map = undefined
     node.direct = undefined
     node.flushPath = undefined
+    node.debug = undefined
   }
+  // What was to be kept of them is in the image.
+  await step(() => node.dirtyBitmaps.releaseNamed())
   const backing = node.children.filter((child) => child.name === 'backing')
   const others = node.children.filter((child) => child.name !== 'backing')
   for (const child of backing) {

@@ -1,94 +1,89 @@
 import { blockError } from '../errors/index.js'
-import { setBacking } from './backing.js'
+import { joinAioContexts } from './aio-change.js'
 import { drain } from './drain.js'
-import { type EdgeChange, repointEdge } from './edge-change.js'
+import { type EdgeChange, swapBacking } from './edge-change.js'
 import { Role } from './flags.js'
-import { refreshLength, refreshLimits } from './geometry.js'
+import { refreshLimits } from './geometry.js'
 import { isBelow } from './lifecycle.js'
 import type { BlockNode } from './node.js'
 import { checkNotBlocked } from './op-blockers.js'
-import { settlePermissions } from './permissions.js'
+import { changeEdges, finishChanges, moveParents, refreshAbove } from './transaction.js'
 
 /**
  * Moves every parent edge of `from` to `to`, except edges that would close a loop because they come
- * from `to` or below it (seed row 72). Requests in flight finish first. Permissions are checked for
- * the new graph; if they conflict, everything is as before and the error is thrown.
+ * from `to` or below it (seed row 72). Requests in flight finish first, new ones go to `to`. Permissions
+ * are checked for the new graph; if they conflict, everything is as before and the error is thrown.
  */
 export async function replaceNode(from: BlockNode, to: BlockNode): Promise<void> {
-  if (from === to) {
-    return
+  if (from !== to) {
+    await change([from, to], to, (made) => {
+      moveParents(from, to, made)
+    })
   }
-  const section = await drain([from, to])
+}
+
+/** Drains, changes edges, and tells those above `top` of its length and limits. */
+async function change(
+  nodes: readonly BlockNode[],
+  top: BlockNode,
+  make: (made: EdgeChange[]) => void,
+): Promise<void> {
+  for (const node of nodes) {
+    await joinAioContexts(node, top)
+  }
+  const section = await drain(nodes)
   try {
-    await replaceDrained(from, to)
+    const changes = await changeEdges(top, make)
+    refreshLimits(top)
+    refreshAbove(top)
+    await finishChanges(changes)
   } finally {
     section.end()
   }
 }
 
-async function replaceDrained(from: BlockNode, to: BlockNode): Promise<void> {
-  const changes = await from.layer.graphLock.run(async () => {
-    const made: EdgeChange[] = []
-    try {
-      for (const edge of [...from.parents]) {
-        const parent = edge.parent.parentNode
-        if (parent === undefined || !isBelow(to, parent)) {
-          made.push(repointEdge(edge, to))
-        }
-      }
-      await settlePermissions([to, from])
-    } catch (error) {
-      for (const change of made.reverse()) {
-        change.undo()
-      }
-      throw error
-    }
-    return made
-  })
-  refreshAbove(to)
-  for (const change of changes) {
-    await change.finish()
-  }
-}
-
-/** What the parents of `node` know of its length and limits is no longer true. */
-function refreshAbove(node: BlockNode): void {
-  for (const edge of node.parents) {
-    const parent = edge.parent.parentNode
-    if (parent !== undefined) {
-      if (parent.isFilter || parent.state?.variableLength === true) {
-        refreshLength(parent)
-      }
-      refreshLimits(parent)
-      refreshAbove(parent)
-    }
-  }
+/** How a node is put on top of another. */
+export interface AppendOptions {
+  /**
+   * What a device had asked for of the old top moves to the new one, and the other way round: copy on
+   * read (seed row 71). Today such things stay at their node, or belong to the backend.
+   */
+  readonly swapFeatures?: boolean
 }
 
 /**
- * Puts `overlay` on top of `node`: it takes over the parents and has `node` as its backing file
- * (seed row 73). The caller keeps its reference to `overlay`. `overlay` must have no backing yet
- * and nobody using it.
+ * Puts `overlay` on top of `node`: it takes over the parents and has `node` as its backing file, in
+ * one step (seed row 73). The caller keeps its reference to `overlay`. `overlay` must have no backing
+ * yet and nobody using it.
  */
-export async function appendNode(overlay: BlockNode, node: BlockNode): Promise<void> {
+export async function appendNode(
+  overlay: BlockNode,
+  node: BlockNode,
+  options: AppendOptions = {},
+): Promise<void> {
   if (overlay.backing !== undefined) {
     throw new Error('the new top node already has a backing file')
   }
   if (overlay.parents.length > 0) {
     throw new Error('the new top node is already in use')
   }
-  node.references++
-  try {
-    await setBacking(overlay, node)
-    try {
-      await replaceNode(node, overlay)
-    } catch (error) {
-      await setBacking(overlay, undefined)
-      throw error
+  await change([overlay, node], overlay, (made) => {
+    made.push(swapBacking(overlay, node))
+    moveParents(node, overlay, made)
+    if (options.swapFeatures === true) {
+      made.push(swapFeatures(overlay, node))
     }
-  } finally {
-    await node.layer.unref(node)
+  })
+}
+
+function swapFeatures(a: BlockNode, b: BlockNode): EdgeChange {
+  const swap = (): void => {
+    const { copyOnRead } = a
+    a.copyOnRead = b.copyOnRead
+    b.copyOnRead = copyOnRead
   }
+  swap()
+  return { affected: [], undo: swap, finish: async () => undefined }
 }
 
 /**
@@ -96,13 +91,17 @@ export async function appendNode(overlay: BlockNode, node: BlockNode): Promise<v
  * without a backing file that is not already below the old one takes over the old one's.
  */
 export async function replaceInBackingChain(from: BlockNode, to: BlockNode): Promise<void> {
-  const backing = from.backing
-  const below = isBelow(from, to)
-  await replaceNode(from, to)
-  if (to.backing === undefined && !below && backing !== undefined && from.driver !== undefined) {
-    await setBacking(to, backing)
-    await setBacking(from, undefined)
+  if (from === to) {
+    return
   }
+  await change([from, to], to, (made) => {
+    const { backing } = from
+    const inherits = to.backing === undefined && !isBelow(from, to) && from.driver !== undefined
+    moveParents(from, to, made)
+    if (inherits && backing !== undefined) {
+      made.push(swapBacking(to, backing), swapBacking(from, undefined))
+    }
+  })
 }
 
 /** Takes the node's name away: it can no longer be referred to (seed row 75). Idempotent. */
@@ -135,6 +134,20 @@ export function isFirstNonFilter(candidate: BlockNode): boolean {
   return false
 }
 
+/** Whether a node with the contents of `node` may take the place of `candidate`, at or below it (row 76, today's rule). */
+export function recurseCanReplace(node: BlockNode | undefined, candidate: BlockNode): boolean {
+  if (node?.driver === undefined) {
+    return false
+  }
+  if (node === candidate) {
+    return true
+  }
+  return (
+    node.state?.canReplace?.(candidate) ??
+    recurseCanReplace(node.filteredNode as BlockNode | undefined, candidate)
+  )
+}
+
 /** The node called `name`, if a mirror of `parent` may replace it (seed row 77). */
 export function checkToReplaceNode(parent: BlockNode, name: string): BlockNode {
   const node = parent.layer.findNode(name)
@@ -142,7 +155,7 @@ export function checkToReplaceNode(parent: BlockNode, name: string): BlockNode {
     throw blockError('ENODEV', `Failed to find node with node-name='${name}'`)
   }
   checkNotBlocked(node, 'replace')
-  if (!recurseIsFirstNonFilter(parent, node)) {
+  if (!recurseCanReplace(parent, node)) {
     throw blockError(
       'EINVAL',
       `Cannot replace '${name}' by a node mirrored from '${parent.name}', because it cannot be ` +

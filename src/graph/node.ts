@@ -1,7 +1,9 @@
 import type { Host } from '../host/index.js'
 import { IoNode } from '../io/index.js'
 import type { OptionDict } from '../options/index.js'
+import type { AioContext, AioNotifier } from './aio-context.js'
 import type { BlockChild, EdgeParent } from './child.js'
+import { DirtyBitmaps } from './dirty-bitmaps.js'
 import type { BlockDriver, DriverState } from './driver.js'
 import { noFlags, type OpenFlags, Role } from './flags.js'
 import type { BlockLayer } from './layer.js'
@@ -43,16 +45,34 @@ export class BlockNode extends IoNode implements EdgeParent {
   /** `force-share=on`: no locks, nothing is promised. */
   forceShare = false
   readonly opBlockers = new OpBlockers()
+  readonly dirtyBitmaps = new DirtyBitmaps(this)
   /** Blocks operations on the backing node while it is one. */
   readonly backingBlocker = { message: '' }
+  /** Where the node's I/O takes place; see changeAioContext. */
+  aioContext: AioContext
+  /** @internal Newest first. */
+  readonly aioNotifiers: AioNotifier[] = []
   readonly closeListeners = new Set<() => void>()
   references = 1
 
   constructor(layer: BlockLayer, options: OptionDict, explicitOptions: OptionDict) {
     super()
     this.layer = layer
+    this.aioContext = layer.mainContext
     this.options = options
     this.explicitOptions = explicitOptions
+    this.onGrow = () => {
+      for (const edge of [...this.parents]) {
+        edge.parent.resized?.()
+      }
+    }
+    this.onThreshold = (exceeded, threshold) => {
+      layer.events.emit('BLOCK_WRITE_THRESHOLD', {
+        'node-name': this.name,
+        'amount-exceeded': exceeded,
+        'write-threshold': threshold,
+      })
+    }
   }
 
   get nodeName(): string {
@@ -122,6 +142,7 @@ export class BlockNode extends IoNode implements EdgeParent {
     this.filterNode = this.isFilter
       ? this.children.find((child) => (child.role & Role.filtered) !== 0)?.node
       : undefined
+    this.childDebug = this.primary?.debug
     // A backing node is read-only: flushing it would be for nothing.
     this.childNodes = this.children
       .filter((child) => (child.role & Role.cow) === 0)

@@ -5,6 +5,8 @@ export interface UserObject {
   /** QOM type, such as `secret` or `throttle-group`. */
   readonly type: string
   readonly id: string
+  /** Whether nodes depend on it, so that it cannot be removed. */
+  readonly inUse?: boolean
   /** Wipes what is secret; called when the object is removed and when the layer closes. */
   dispose?(): void
 }
@@ -34,13 +36,17 @@ export class UserObjects {
     if (object === undefined) {
       throw blockError('ENOENT', `object '${id}' not found`)
     }
+    if (object.inUse === true) {
+      throw blockError('EBUSY', `object '${id}' is in use, can not be deleted`)
+    }
     this.#objects.delete(id)
     object.dispose?.()
   }
 
   disposeAll(): void {
-    for (const id of [...this.#objects.keys()]) {
-      this.remove(id)
+    for (const [id, object] of this.#objects) {
+      this.#objects.delete(id)
+      object.dispose?.()
     }
   }
 }

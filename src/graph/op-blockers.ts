@@ -72,6 +72,10 @@ export class OpBlockers {
   }
 }
 
+export function isBlocked(node: BlockNode, operation: BlockableOperation): boolean {
+  return node.opBlockers.reason(operation) !== undefined
+}
+
 /** Throws EBUSY if `operation` is blocked on `node`. */
 export function checkNotBlocked(node: BlockNode, operation: BlockableOperation): void {
   const reason = node.opBlockers.reason(operation)

@@ -1,8 +1,8 @@
-import { blockError, errnoError, isBlockError, strerror } from '../errors/index.js'
+import { type BlockError, blockError, errnoError, isBlockError, strerror } from '../errors/index.js'
 import { defineOptions, type OptionDict, parseJsonFilename, takeOptions } from '../options/index.js'
 import { openBackingFile } from './backing.js'
 import type { BlockChild } from './child.js'
-import type { BlockDriver, OpenContext } from './driver.js'
+import { type BlockDriver, isProtocolLevel, type OpenContext } from './driver.js'
 import { refreshFilename } from './filenames.js'
 import { noFlags, type OpenFlags, Role } from './flags.js'
 import { refreshLength, refreshLimits } from './geometry.js'
@@ -11,6 +11,7 @@ import type { BlockLayer } from './layer.js'
 import { attachChild, closeNode, detachChild } from './lifecycle.js'
 import { parseDetectZeroes, parseDiscard } from './modes.js'
 import { BlockNode } from './node.js'
+import { refreshPermissions } from './permissions.js'
 import { findImageFormat, findProtocol } from './probe.js'
 import { appendTemporarySnapshot } from './temporary-snapshot.js'
 
@@ -131,7 +132,7 @@ function fillOptions(
     if (driver === undefined) {
       throw blockError('ENOENT', `Unknown driver '${driverName}'`)
     }
-    flags.protocol = driver.kind === 'protocol'
+    flags.protocol = isProtocolLevel(driver)
   }
   options.setDefault('cache.direct', false)
   options.setDefault('cache.no-flush', false)
@@ -330,6 +331,10 @@ async function openCommon(
   refreshLimits(node)
 }
 
+function missingChild(key: string): BlockError {
+  return blockError('EINVAL', `A block device must be specified for "${key}"`)
+}
+
 async function openDriver(
   node: BlockNode,
   driver: BlockDriver,
@@ -340,7 +345,7 @@ async function openDriver(
   node.driver = driver
   node.supportsBacking = driver.supportsBacking ?? false
   node.isProtocol = driver.kind === 'protocol'
-  if (driver.kind !== 'protocol' && node.flags.protocol) {
+  if (!isProtocolLevel(driver) && node.flags.protocol) {
     throw blockError('EINVAL', `Can't use '${driver.name}' as a block driver for the protocol level`)
   }
   let fileEdge: BlockChild | undefined
@@ -369,7 +374,18 @@ async function openDriver(
         if (optional === true) {
           return undefined
         }
-        throw blockError('EINVAL', `A block device must be specified for "${key}"`)
+        throw missingChild(key)
+      }
+      return await attachOwned(node, child, key, role)
+    },
+    openNamedChild: async (key, role, name) => {
+      const child = await openChildNode(node, options, key, {
+        role,
+        parentIsFormat: driver.kind === 'format',
+        filename: name,
+      })
+      if (child === undefined) {
+        throw missingChild(key)
       }
       return await attachOwned(node, child, key, role)
     },
@@ -394,14 +410,23 @@ async function openDriver(
     node.map = state.map
     node.direct = state.direct
     node.flushPath = state.flushPath
+    node.debug = state.debug
     node.supportedWriteFlags = state.supportedWriteFlags ?? 0
     node.supportedZeroFlags = state.supportedZeroFlags ?? 0
     node.clusterSize = state.clusterSize ?? 0
     node.backingFile = state.backingFile ?? ''
     node.backingFormat = state.backingFormat ?? ''
     node.autoBackingFile = node.backingFile
+    if (state.childPermissions !== undefined) {
+      // Children were attached when the driver could not say yet what it needs of them.
+      await refreshPermissions([node])
+    }
   } catch (error) {
     node.driver = undefined
+    const opened = node.state
+    node.state = undefined
+    await opened?.close()
+    node.dirtyBitmaps.releaseNamed()
     for (const child of [...node.children]) {
       await detachChild(child)
     }

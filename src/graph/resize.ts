@@ -1,6 +1,6 @@
-import { blockError } from '../errors/index.js'
+import { blockError, codeOf, errnoError } from '../errors/index.js'
 import { maxLength } from '../io/index.js'
-import type { CheckFix, CheckResult, TruncateOptions } from './driver.js'
+import { type CheckFix, type CheckResult, isProtocolLevel, type TruncateOptions } from './driver.js'
 import { refreshLength, refreshLimits } from './geometry.js'
 import type { BlockNode } from './node.js'
 
@@ -34,6 +34,7 @@ export async function truncateNode(node: BlockNode, length: number, how: Truncat
     if (conflict !== undefined) {
       await conflict
     }
+    await checkBitmaps(node)
     // What lies below a longer backing file must not appear in the new part.
     const backing = node.backing
     const mustZero = grown > 0 && backing !== undefined && oldLength < backing.length
@@ -53,10 +54,24 @@ export async function truncateNode(node: BlockNode, length: number, how: Truncat
   }
 }
 
+/** Bitmaps that must not change do not let the length change either. */
+async function checkBitmaps(node: BlockNode): Promise<void> {
+  node.dirtyBitmaps.assertCanResize()
+  try {
+    const held = node.dirtyTracker?.beforeWrite()
+    if (held !== undefined) {
+      await held
+    }
+  } catch (error) {
+    throw errnoError(codeOf(error), 'Failed to prepare request for truncation', { cause: error })
+  }
+}
+
 /** Takes over the length that the driver has now, and tells those above. */
 export function refreshNodeLength(node: BlockNode): void {
   refreshLength(node)
   refreshLimits(node)
+  node.dirtyTracker?.resized(node.length)
   notifyResize(node)
 }
 
@@ -67,6 +82,7 @@ export function notifyResize(node: BlockNode): void {
     const parent = edge.parent.parentNode
     if (parent?.isFilter === true) {
       refreshLength(parent)
+      parent.dirtyTracker?.resized(parent.length)
       notifyResize(parent)
     }
   }
@@ -80,7 +96,7 @@ export async function allocatedSize(node: BlockNode): Promise<number> {
   if (node.state?.allocatedSize !== undefined) {
     return await node.state.allocatedSize()
   }
-  if (node.isProtocol) {
+  if (isProtocolLevel(node.driver)) {
     throw blockError('ENOTSUP', 'Operation not supported')
   }
   let sum = 0

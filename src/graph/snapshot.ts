@@ -86,6 +86,10 @@ export async function createSnapshot(node: BlockNode, snapshot: NewSnapshot): Pr
  */
 export async function applySnapshot(node: BlockNode, id: string): Promise<void> {
   assertOpen(node, 'Block driver is closed')
+  if (!node.dirtyBitmaps.isEmpty) {
+    // They would not know what has changed.
+    throw blockError('EBUSY', 'Device has active dirty bitmaps')
+  }
   const unsupported = () => blockError('ENOTSUP', 'Block driver does not support snapshots')
   await withOperations(node, unsupported, async (operations, found) => {
     assertWritable(found)

@@ -71,3 +71,11 @@ function removeIfThere(node: BlockNode, path: string): void {
     files.unlink(path)
   }
 }
+
+/**
+ * Whether `node` was opened for a temporary overlay to be put on it (seed row 114). Opening uses the
+ * flag up: neither the overlay nor what is below it has it afterwards.
+ */
+export function isSnapshot(node: BlockNode): boolean {
+  return node.flags.snapshot
+}

@@ -1,14 +1,22 @@
 /** What the block layer needs from its platform: interfaces only. May import errors and sched. */
+export * from './ciphers.js'
 export * from './codecs.js'
 export * from './files.js'
+export * from './threads.js'
 
+import type { HostCiphers } from './ciphers.js'
 import type { HostCodecs } from './codecs.js'
 import type { HostFiles } from './files.js'
+import type { HostThreads } from './threads.js'
 
 /** A platform. `platform/node` implements it; others may follow. */
 export interface Host {
   readonly files: HostFiles
   readonly codecs: HostCodecs
+  /** Absent: encrypted images cannot be used. */
+  readonly ciphers?: HostCiphers | undefined
+  /** Absent: everything runs on one thread. */
+  readonly threads?: HostThreads
   /** Decides the path rules: drive letters and backslashes count only on win32 (seed L94-163). */
   readonly pathStyle: 'posix' | 'win32'
   /** `length` random bytes, for identifiers and salts. */
@@ -17,6 +25,8 @@ export interface Host {
   sameBytes(a: Uint8Array, aOffset: number, b: Uint8Array, bOffset: number, bytes: number): boolean
   /** Writes a line to the user, such as the probed-raw warning. */
   warn(line: string): void
+  /** Writes a line that is output rather than a warning, such as what blkdebug tells; absent: dropped. */
+  print?(line: string): void
   /** Page size in bytes. */
   readonly pageSize: number
 }

@@ -1,5 +1,6 @@
 import { blockError, codeOf, type ErrnoName, errnoError, ioError } from '../errors/index.js'
 import {
+  type AioContext,
   BlockNode,
   type DriverInfo,
   type DriverState,
@@ -8,7 +9,7 @@ import {
   type ReopenPlan,
   type TruncateOptions,
 } from '../graph/index.js'
-import type { HostFile } from '../host/index.js'
+import type { HostFile, HostThread } from '../host/index.js'
 import { type BlockLimits, type FlushPath, type IoNode, ReqFlags } from '../io/index.js'
 import { takeOptions } from '../options/index.js'
 import type { Maybe, Wait } from '../sched/index.js'
@@ -61,12 +62,16 @@ export class HostFileState implements DriverState, KernelCopyTarget {
   readonly #locks: PermissionLocks | undefined
   /** The file opened with the access mode that permissions being prepared need. */
   #replacement: HostFile | undefined = undefined
+  /** The file as the platform opened it; {@link file} is the same on the thread that the node is on. */
+  #plain: HostFile
+  #thread: HostThread | undefined = undefined
   #syncFailure: ErrnoName | undefined = undefined
 
   constructor(opening: HostFileOpening) {
     const { node, file, settings, direct, autoReadOnly } = opening
     this.#opening = opening
     this.#mode = { settings, direct, autoReadOnly }
+    this.#plain = file
     this.hasZeroInit = file.kind === 'regular'
     this.direct = this.hasZeroInit ? new RegularFileData(node, file) : new DeviceData(node, file, direct)
     this.#locks = opening.locks ? new PermissionLocks(file, opening.path) : undefined
@@ -128,7 +133,7 @@ export class HostFileState implements DriverState, KernelCopyTarget {
     if (file !== undefined) {
       this.#replacement = undefined
       const old = this.file
-      this.direct.file = file
+      this.#use(file)
       this.#locks?.moveTo(file)
       closeLater(old)
     }
@@ -142,6 +147,21 @@ export class HostFileState implements DriverState, KernelCopyTarget {
       closeLater(file)
     }
     this.#locks?.abort()
+  }
+
+  #use(file: HostFile): void {
+    this.#plain = file
+    this.direct.file = this.#thread?.adopt(file) ?? file
+  }
+
+  detachAioContext(): void {
+    this.#thread = undefined
+    this.#use(this.#plain)
+  }
+
+  attachAioContext(context: AioContext): void {
+    this.#thread = context.thread
+    this.#use(this.#plain)
   }
 
   /** `force-share` promises nothing and so forbids others nothing. */

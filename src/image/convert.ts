@@ -1,6 +1,8 @@
 import { blockError, prefixed } from '../errors/index.js'
 import { type Backend, type BlockLayer, createWithDriver } from '../graph/index.js'
+import { storeBitmaps } from './bitmap.js'
 import { canCompress } from './can-compress.js'
+import { type BitmapCopy, checkSourceBitmaps, checkTargetBitmaps, copyBitmaps } from './convert-bitmaps.js'
 import { fillTarget, maxBufferBytes } from './convert-fill.js'
 import { ConvertSources } from './convert-source.js'
 import { NewImagePlace } from './convert-target.js'
@@ -11,7 +13,7 @@ import { cacheModeOf, type ImageSpec, imageLabel, openImage } from './open.js'
 import { sectorBytes } from './sectors.js'
 import { type SnapshotWanted, showSnapshot } from './snapshot.js'
 
-export interface ConvertOptions extends LongRun {
+export interface ConvertOptions extends LongRun, BitmapCopy {
   /** Concatenated in order. */
   readonly sources: readonly (ImageSpec | string)[]
   /** A new file or, with `skipCreate`, an image that exists; given by its `options` as for `--target-image-opts`. */
@@ -101,6 +103,12 @@ export async function convertSources(
   const values = options.skipCreate === true ? undefined : createValues(layer, sources, options)
   const backing = values?.text('backing_file') ?? options.backing?.file
   checkTarget(sources, options, values, backing)
+  if (options.bitmaps === true) {
+    if (sources.count > 1) {
+      refuse('Copying bitmaps only possible with single source')
+    }
+    checkSourceBitmaps(sources.first, options)
+  }
   if (values === undefined) {
     return await convertInto(layer, sources, options, options.target, backing !== undefined)
   }
@@ -116,7 +124,12 @@ export async function convertSources(
     } catch (error) {
       throw prefixed(error, `${filename}: error while converting ${driver.name}: `)
     }
-    const target = { filename: place.workName, format: driver.name, label: filename }
+    const target = {
+      filename: place.workName,
+      format: driver.name,
+      label: filename,
+      options: values.keySecrets(),
+    }
     const result = await convertInto(layer, sources, options, target, backing !== undefined)
     place.commit()
     return result
@@ -160,6 +173,9 @@ function checkCombination(options: ConvertOptions): void {
   }
   if (options.skipCreate === true && options.options !== undefined) {
     refuse('-o has no effect when skipping image creation')
+  }
+  if (options.skipBrokenBitmaps === true && options.bitmaps !== true) {
+    refuse('Use of --skip-broken-bitmaps requires --bitmaps')
   }
   if (options.targetIsZero === true && options.skipCreate !== true) {
     refuse('--target-is-zero requires use of -n flag')
@@ -220,7 +236,7 @@ async function convertInto(
   const { direct } = cacheModeOf(cache, 'target')
   const sparseBytes = options.sparseSize ?? 4096
   const named = typeof spec === 'string' ? { filename: spec } : spec
-  const byOptions = named.options !== undefined
+  const byOptions = named.filename === undefined
   const image = byOptions ? named : { ...named, format: named.format ?? options.format ?? 'raw' }
   const target = await openImage(layer, image, {
     write: true,
@@ -232,6 +248,9 @@ async function convertInto(
   })
   let dataBytes: number
   try {
+    if (options.bitmaps === true) {
+      checkTargetBitmaps(target.node)
+    }
     dataBytes = await fillTarget(sources, target, {
       signal: options.signal,
       progress: options.progress,
@@ -246,6 +265,11 @@ async function convertInto(
       targetIsZero: options.targetIsZero === true,
       rateLimit: options.rateLimit,
     })
+    if (options.bitmaps === true) {
+      const warn = options.warn ?? ((text: string) => layer.host.warn(`warning: ${text}`))
+      await copyBitmaps(sources.first, target.node, warn)
+      await storeBitmaps(target.node)
+    }
     const wait = target.flush()
     if (wait !== undefined) {
       await wait

@@ -104,6 +104,11 @@ export class CreateOptions {
     return values
   }
 
+  /** The ids of secrets among the values, as options to open the new image with. */
+  keySecrets(): OptionDict {
+    return new OptionDict([...this.#given].filter(([name]) => name.endsWith('key-secret')))
+  }
+
   /** `Formatting '%s', fmt=%s ` and all options that are given or have a default. */
   banner(filename: string): string {
     // The format's own order comes first, whatever the merged schema's.

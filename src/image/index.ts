@@ -1,7 +1,16 @@
 /** Whole-image operations, the same for the library and the tools. May import everything below drivers. */
 export * from './amend.js'
 export * from './bench.js'
+export * from './bitmap.js'
 export * from './check.js'
+export {
+  type CommitImageOptions,
+  type CommitNodeOptions,
+  type CommitResult,
+  commitAll,
+  commitImage,
+  commitNode,
+} from './commit.js'
 export * from './compare.js'
 export { type ConvertOptions, type ConvertResult, convertImage } from './convert.js'
 export { type CreateImageOptions, type CreateImageResult, createImage } from './create.js'
@@ -18,6 +27,7 @@ export { type LongRun, throwIfAborted } from './long-run.js'
 export * from './map.js'
 export * from './measure.js'
 export { type ImageSpec, imageLabel, type OpenImageFlags, openImage } from './open.js'
+export { type RebaseImageOptions, rebaseImage } from './rebase.js'
 export * from './resize.js'
 export * from './snapshot.js'
 export * from './stream-in.js'

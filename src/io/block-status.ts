@@ -96,6 +96,10 @@ class FirstExtent implements ExtentSink {
   }
 
   data(bytes: number, node: IoNode, offset: number, flags: number): boolean {
+    if ((flags & ExtentFlags.encoded) !== 0) {
+      // The bytes there are not the guest's.
+      return this.#add(bytes, true, false, false, undefined, 0, 0)
+    }
     return this.#add(bytes, (flags & ExtentFlags.raw) === 0, false, false, node, offset, flags)
   }
 

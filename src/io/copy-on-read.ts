@@ -43,6 +43,7 @@ export async function copyOnReadRange(
     if (isZero(copy, 0, copy.length)) {
       await done(zero(node, start, copy))
     } else {
+      await node.debug?.event('cor_write')
       await done(
         node.writeDriver(start, copy.length, copy, 0, ReqFlags.writeUnchanged & node.supportedWriteFlags),
       )

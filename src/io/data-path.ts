@@ -124,6 +124,16 @@ export interface MapPath {
   discard?(offset: number, bytes: number, out: RangeResult): Wait
   /** Fills the buffer with `bytes` guest bytes at `offset`, which lie within the extent reported with `cookie`. */
   readEncoded?(cookie: number, offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): Wait
+  /**
+   * Turns `bytes` bytes as they stand at `hostOffset` of the target into the guest bytes at `offset`, in
+   * place. Called for extents reported with `ExtentFlags.encoded`.
+   */
+  decode?(offset: number, hostOffset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): void
+  /**
+   * The reverse of {@link decode}. A path that has it gets everything that it stores through it; the
+   * buffer is the core's own, never the caller's.
+   */
+  encode?(offset: number, hostOffset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): void
   /** Stores the range compressed; whole clusters except at the end of the node. `bytes` 0 ends a stream. */
   writeCompressed?(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): Wait
 }

@@ -24,32 +24,45 @@ export function discardRange(node: IoNode, offset: number, bytes: number): Wait 
 async function run(node: IoNode, offset: number, bytes: number): Promise<void> {
   const request = node.requests.begin('discard', offset, bytes)
   try {
+    const held = node.dirtyTracker?.beforeWrite()
+    if (held !== undefined) {
+      await held
+    }
     const conflict = node.requests.waitConflicts(request)
     if (conflict !== undefined) {
       await conflict
     }
-    const limits = node.limits
-    const align = Math.max(limits.discardAlignment, limits.requestAlignment)
-    const max = limits.maxDiscard === 0 ? Math.floor(maxRequestBytes / align) * align : limits.maxDiscard
-    const out: RangeResult = { bytes: 0 }
-    const end = offset + bytes
-    for (let at = offset; at < end; ) {
-      let chunk = end - at
-      if (at % align !== 0) {
-        chunk = Math.min(chunk, align - (at % align))
-      } else if (chunk > align) {
-        chunk = Math.min(max, chunk - (chunk % align))
-      }
-      out.bytes = 0
-      const wait = discardDriver(node, at, chunk, out)
-      if (wait !== undefined) {
-        await wait
-      }
-      at += out.bytes === 0 ? chunk : out.bytes
+    try {
+      await discardPieces(node, offset, bytes)
+    } catch (error) {
+      node.notWritten(offset, bytes)
+      throw error
     }
-    node.written(offset, bytes)
+    node.changed(offset, bytes)
   } finally {
     node.requests.end(request)
+  }
+}
+
+async function discardPieces(node: IoNode, offset: number, bytes: number): Promise<void> {
+  const limits = node.limits
+  const align = Math.max(limits.discardAlignment, limits.requestAlignment)
+  const max = limits.maxDiscard === 0 ? Math.floor(maxRequestBytes / align) * align : limits.maxDiscard
+  const out: RangeResult = { bytes: 0 }
+  const end = offset + bytes
+  for (let at = offset; at < end; ) {
+    let chunk = end - at
+    if (at % align !== 0) {
+      chunk = Math.min(chunk, align - (at % align))
+    } else if (chunk > align) {
+      chunk = Math.min(max, chunk - (chunk % align))
+    }
+    out.bytes = 0
+    const wait = discardDriver(node, at, chunk, out)
+    if (wait !== undefined) {
+      await wait
+    }
+    at += out.bytes === 0 ? chunk : out.bytes
   }
 }
 

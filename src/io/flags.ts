@@ -21,4 +21,6 @@ export const ExtentFlags = {
   recurse: 1,
   /** This layer has no opinion: status is whatever the child says (the raw format). */
   raw: 2,
+  /** The bytes stand at this place, but enciphered: the driver's `decode` makes them guest data. */
+  encoded: 4,
 } as const

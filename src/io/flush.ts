@@ -67,11 +67,18 @@ export class FlushState {
   async #run(): Promise<void> {
     const node = this.#node
     const generation = this.writeGeneration
+    const debug = node.childDebug
+    if (debug !== undefined) {
+      await debug.event('flush_to_os')
+    }
     const toOs = node.flushPath?.flushToOs?.()
     if (toOs !== undefined) {
       await toOs
     }
     if (!node.noFlush && generation !== this.#flushedGeneration) {
+      if (debug !== undefined) {
+        await debug.event('flush_to_disk')
+      }
       const toDisk = node.flushPath?.flushToDisk?.()
       if (toDisk !== undefined) {
         await toDisk

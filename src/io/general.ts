@@ -109,6 +109,11 @@ export async function writeGeneral(
   }
   const request = node.requests.begin('write', offset, bytes)
   try {
+    const held = node.dirtyTracker?.beforeWrite()
+    if (held !== undefined) {
+      await held
+    }
+    node.checkThreshold(offset, bytes)
     await writeTracked(node, request, offset, bytes, buffer, bufferOffset, flags)
   } finally {
     node.requests.end(request)
@@ -129,11 +134,12 @@ async function writeTracked(
   const end = Math.ceil((offset + bytes) / align) * align
   const unaligned = start !== offset || end !== offset + bytes
   if ((flags & ReqFlags.writeCompressed) !== 0) {
-    const wait = node.writeDriver(offset, bytes, buffer, bufferOffset, flags)
-    if (wait !== undefined) {
-      await wait
-    }
-    node.written(offset, bytes)
+    await writeNoted(node, offset, bytes, async () => {
+      const wait = node.writeDriver(offset, bytes, buffer, bufferOffset, flags)
+      if (wait !== undefined) {
+        await wait
+      }
+    })
     return
   }
   if (unaligned || (flags & ReqFlags.serialising) !== 0) {
@@ -144,23 +150,80 @@ async function writeTracked(
     await conflict
   }
   if (!unaligned) {
-    await writeAligned(node, offset, bytes, buffer, bufferOffset, flags)
-    node.written(offset, bytes)
+    await writeNoted(node, offset, bytes, () =>
+      writeAligned(node, offset, bytes, buffer, bufferOffset, flags),
+    )
     return
   }
   // Read-modify-write of the first and last partial block.
   const padded = new Uint8Array(end - start)
-  const waits: Wait[] = []
-  if (start !== offset || end - start === align) {
-    waits.push(readBlock(node, start, align, padded, 0))
-  }
-  if (end !== offset + bytes && end - start > align) {
-    waits.push(readBlock(node, end - align, align, padded, end - start - align))
-  }
-  await settleAll(waits)
+  await readEdges(node, offset, bytes, start, padded)
   padded.set(buffer.subarray(bufferOffset, bufferOffset + bytes), offset - start)
-  await writeAligned(node, start, end - start, padded, 0, flags & ~ReqFlags.serialising)
+  await writeNoted(node, offset, bytes, () =>
+    writeAligned(node, start, end - start, padded, 0, flags & ~ReqFlags.serialising),
+  )
+}
+
+/** Runs a write and keeps the books, also of one that fails. */
+async function writeNoted(
+  node: IoNode,
+  offset: number,
+  bytes: number,
+  write: () => Promise<void>,
+): Promise<void> {
+  try {
+    await write()
+  } catch (error) {
+    node.notWritten(offset, bytes)
+    throw error
+  }
   node.written(offset, bytes)
+}
+
+/** Fills the first and the last block of `padded`, as far as the request does not cover them. */
+async function readEdges(
+  node: IoNode,
+  offset: number,
+  bytes: number,
+  start: number,
+  padded: Uint8Array,
+): Promise<void> {
+  const align = node.limits.requestAlignment
+  const end = start + padded.length
+  const oneBlock = padded.length === align
+  const head = start !== offset || oneBlock
+  const tail = end !== offset + bytes && !oneBlock
+  const tailAt = padded.length - align
+  const debug = node.debug
+  if (debug === undefined) {
+    await settleAll([
+      head ? readBlock(node, start, align, padded, 0) : undefined,
+      tail ? readBlock(node, end - align, align, padded, tailAt) : undefined,
+    ])
+    return
+  }
+  // One after the other, so that each event is about the read that follows it.
+  if (head) {
+    const both = oneBlock && end !== offset + bytes
+    if (start !== offset) {
+      await debug.event('pwritev_rmw_head')
+    }
+    if (both) {
+      await debug.event('pwritev_rmw_tail')
+    }
+    await readBlock(node, start, align, padded, 0)
+    if (start !== offset) {
+      await debug.event('pwritev_rmw_after_head')
+    }
+    if (both) {
+      await debug.event('pwritev_rmw_after_tail')
+    }
+  }
+  if (tail) {
+    await debug.event('pwritev_rmw_tail')
+    await readBlock(node, end - align, align, padded, tailAt)
+    await debug.event('pwritev_rmw_after_tail')
+  }
 }
 
 /** Reads one block for padding; what lies past the end of the node is zero. */
@@ -203,6 +266,28 @@ async function writeAligned(
     }
     return
   }
+  const debug = node.debug
+  if (debug === undefined) {
+    await writePieces(node, offset, bytes, buffer, bufferOffset, flags)
+    return
+  }
+  await debug.event('pwritev')
+  try {
+    await writePieces(node, offset, bytes, buffer, bufferOffset, flags)
+  } finally {
+    await debug.event('pwritev_done')
+  }
+}
+
+/** Hands the driver as much at a time as it takes. */
+async function writePieces(
+  node: IoNode,
+  offset: number,
+  bytes: number,
+  buffer: Uint8Array,
+  bufferOffset: number,
+  flags: number,
+): Promise<void> {
   const driverFlags = flags & node.supportedWriteFlags
   const max = node.maxTransfer
   for (let done = 0; done < bytes; ) {

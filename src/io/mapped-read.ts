@@ -1,5 +1,8 @@
 import { both, type Wait } from '../sched/index.js'
-import type { ExtentSink } from './data-path.js'
+import type { ExtentSink, MapPath } from './data-path.js'
+import { afterEvent, type DebugEvent } from './debug-events.js'
+import { readDecoded } from './encoded.js'
+import { ExtentFlags } from './flags.js'
 import type { IoNode } from './node.js'
 
 /** The sink that carries out a read: each extent starts the child request that fills its part of the buffer. */
@@ -14,8 +17,25 @@ class ReadRun implements ExtentSink {
     this.#owner = owner
   }
 
-  data(bytes: number, node: IoNode, offset: number): boolean {
-    return this.#add(bytes, node.read(offset, bytes, this.buffer, this.bufferOffset, 0))
+  data(bytes: number, node: IoNode, offset: number, flags: number): boolean {
+    if ((flags & ExtentFlags.encoded) !== 0) {
+      const map = this.#owner.map as MapPath
+      const { offset: at, buffer, bufferOffset } = this
+      const debug = this.#owner.childDebug
+      return this.#add(
+        bytes,
+        debug === undefined
+          ? readDecoded(map, at, bytes, node, offset, buffer, bufferOffset)
+          : afterEvent(debug, 'read_aio', () =>
+              readDecoded(map, at, bytes, node, offset, buffer, bufferOffset),
+            ),
+      )
+    }
+    const wait =
+      this.#owner.childDebug === undefined
+        ? node.read(offset, bytes, this.buffer, this.bufferOffset, 0)
+        : this.#readDebugged('read_aio', node, offset, bytes)
+    return this.#add(bytes, wait)
   }
 
   zero(bytes: number): boolean {
@@ -29,7 +49,16 @@ class ReadRun implements ExtentSink {
       return this.zero(bytes)
     }
     // A backing node shorter than this one reads as zeroes past its end: read() sees to that.
-    return this.#add(bytes, backing.read(this.offset, bytes, this.buffer, this.bufferOffset, 0))
+    const wait =
+      this.#owner.childDebug === undefined
+        ? backing.read(this.offset, bytes, this.buffer, this.bufferOffset, 0)
+        : this.#readDebugged('read_backing_aio', backing, this.offset, bytes)
+    return this.#add(bytes, wait)
+  }
+
+  #readDebugged(event: DebugEvent, node: IoNode, offset: number, bytes: number): Wait {
+    const { buffer, bufferOffset } = this
+    return afterEvent(this.#owner.childDebug, event, () => node.read(offset, bytes, buffer, bufferOffset, 0))
   }
 
   encoded(bytes: number, cookie: number): boolean {

@@ -1,6 +1,8 @@
 import { codeOf } from '../errors/index.js'
 import type { Wait } from '../sched/index.js'
 import { type ExtentSink, type MapPath, WritePlan } from './data-path.js'
+import { afterEvent } from './debug-events.js'
+import { writeEncoded } from './encoded.js'
 import { ReqFlags } from './flags.js'
 import type { IoNode } from './node.js'
 
@@ -135,13 +137,13 @@ export class WriteRuns {
   #move(plan: WritePlan, offset: number, buffer: Uint8Array, bufferOffset: number, flags: number): Wait {
     const dataFlags = flags & ReqFlags.fua
     if (!plan.allocates) {
-      return plan.target.write(plan.targetOffset, plan.bytes, buffer, bufferOffset, dataFlags)
+      return this.#store(plan, offset, buffer, bufferOffset, dataFlags)
     }
     let wait: Wait
     try {
       wait =
         plan.headBytes === 0 && plan.tailBytes === 0
-          ? plan.target.write(plan.targetOffset, plan.bytes, buffer, bufferOffset, dataFlags)
+          ? this.#store(plan, offset, buffer, bufferOffset, dataFlags)
           : this.#copyOnWrite(plan, offset, buffer, bufferOffset)
     } catch (error) {
       const aborted = this.#abort(plan)
@@ -154,6 +156,43 @@ export class WriteRuns {
       return this.#commitAfter(plan, wait)
     }
     return this.#commit(plan)
+  }
+
+  /** Writes the plan's data, in the form in which it is stored. */
+  #store(plan: WritePlan, offset: number, buffer: Uint8Array, bufferOffset: number, flags: number): Wait {
+    const debug = this.#owner.childDebug
+    if (debug === undefined) {
+      return this.#storeNow(plan, offset, buffer, bufferOffset, flags)
+    }
+    return afterEvent(debug, 'write_aio', () => this.#storeNow(plan, offset, buffer, bufferOffset, flags))
+  }
+
+  #storeNow(plan: WritePlan, offset: number, buffer: Uint8Array, bufferOffset: number, flags: number): Wait {
+    const map = this.#owner.map
+    return map?.encode === undefined
+      ? plan.target.write(plan.targetOffset, plan.bytes, buffer, bufferOffset, flags)
+      : writeEncoded(map, offset, plan.bytes, plan.target, plan.targetOffset, buffer, bufferOffset, flags)
+  }
+
+  /** Writes the plan's data as it is. */
+  #storePlain(plan: WritePlan, buffer: Uint8Array, bufferOffset: number): Wait {
+    return afterEvent(this.#owner.childDebug, 'write_aio', () =>
+      plan.target.write(plan.targetOffset, plan.bytes, buffer, bufferOffset, 0),
+    )
+  }
+
+  /** Writes data with what was copied around it. */
+  #storeCopied(target: IoNode, offset: number, buffer: Uint8Array): Wait {
+    const debug = this.#owner.childDebug
+    return afterEvent(debug, 'write_aio', () =>
+      afterEvent(debug, 'cow_write', () => target.write(offset, buffer.length, buffer, 0, 0)),
+    )
+  }
+
+  #readCopy(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): Wait {
+    return afterEvent(this.#owner.childDebug, 'cow_read', () =>
+      this.#owner.read(offset, bytes, buffer, bufferOffset, 0),
+    )
   }
 
   #commit(plan: WritePlan): Wait {
@@ -224,9 +263,17 @@ export class WriteRuns {
     const targetStart = plan.targetOffset - plan.headBytes
     const headZero = this.#isZero(start, plan.headBytes)
     const tailZero = this.#isZero(dataEnd, plan.tailBytes)
-    if (headZero && tailZero) {
+    const map = owner.map
+    const encode =
+      map?.encode === undefined
+        ? undefined
+        : (whole: Uint8Array) => {
+            map.encode?.(start, targetStart, whole.length, whole, 0)
+          }
+    // Zeroes on the disk are no zeroes once they are decoded.
+    if (headZero && tailZero && encode === undefined) {
       if (plan.targetIsZero) {
-        return target.write(plan.targetOffset, plan.bytes, buffer, bufferOffset, 0)
+        return this.#storePlain(plan, buffer, bufferOffset)
       }
       if (whole - plan.bytes >= 16384) {
         return this.#zeroThenWrite(plan, targetStart, whole, buffer, bufferOffset)
@@ -237,19 +284,20 @@ export class WriteRuns {
     let wait: Wait
     if (!headZero) {
       plan.copied = true
-      wait = owner.read(start, plan.headBytes, bounce, 0, 0)
+      wait = this.#readCopy(start, plan.headBytes, bounce, 0)
     }
     if (!tailZero) {
       plan.copied = true
-      const tail = owner.read(dataEnd, plan.tailBytes, bounce, plan.headBytes + plan.bytes, 0)
+      const tail = this.#readCopy(dataEnd, plan.tailBytes, bounce, plan.headBytes + plan.bytes)
       if (tail !== undefined || wait !== undefined) {
-        return writeAfter([wait, tail], target, targetStart, whole, bounce)
+        return this.#writeAfter([wait, tail], target, targetStart, bounce, encode)
       }
     }
     if (wait !== undefined) {
-      return writeAfter([wait], target, targetStart, whole, bounce)
+      return this.#writeAfter([wait], target, targetStart, bounce, encode)
     }
-    return target.write(targetStart, whole, bounce, 0, 0)
+    encode?.(bounce)
+    return this.#storeCopied(target, targetStart, bounce)
   }
 
   async #zeroThenWrite(
@@ -261,7 +309,9 @@ export class WriteRuns {
   ): Promise<void> {
     const target = plan.target
     try {
-      const zeroed = target.writeZeroes(targetStart, whole, ReqFlags.noFallback)
+      const zeroed = afterEvent(this.#owner.childDebug, 'cluster_alloc_space', () =>
+        target.writeZeroes(targetStart, whole, ReqFlags.noFallback),
+      )
       if (zeroed !== undefined) {
         await zeroed
       }
@@ -272,13 +322,32 @@ export class WriteRuns {
       }
       const bounce = new Uint8Array(whole)
       bounce.set(buffer.subarray(bufferOffset, bufferOffset + plan.bytes), plan.headBytes)
-      const written = target.write(targetStart, whole, bounce, 0, 0)
+      const written = this.#storeCopied(target, targetStart, bounce)
       if (written !== undefined) {
         await written
       }
       return
     }
-    const written = target.write(plan.targetOffset, plan.bytes, buffer, bufferOffset, 0)
+    const written = this.#storePlain(plan, buffer, bufferOffset)
+    if (written !== undefined) {
+      await written
+    }
+  }
+
+  async #writeAfter(
+    reads: Wait[],
+    target: IoNode,
+    offset: number,
+    buffer: Uint8Array,
+    encode: ((buffer: Uint8Array) => void) | undefined,
+  ): Promise<void> {
+    for (const result of await Promise.allSettled(reads)) {
+      if (result.status === 'rejected') {
+        throw result.reason
+      }
+    }
+    encode?.(buffer)
+    const written = this.#storeCopied(target, offset, buffer)
     if (written !== undefined) {
       await written
     }
@@ -302,24 +371,6 @@ export class WriteRuns {
       return false
     }
     return probe.allZero
-  }
-}
-
-async function writeAfter(
-  reads: Wait[],
-  target: IoNode,
-  offset: number,
-  bytes: number,
-  buffer: Uint8Array,
-): Promise<void> {
-  for (const result of await Promise.allSettled(reads)) {
-    if (result.status === 'rejected') {
-      throw result.reason
-    }
-  }
-  const written = target.write(offset, bytes, buffer, 0, 0)
-  if (written !== undefined) {
-    await written
   }
 }
 

@@ -1,7 +1,10 @@
 import { ioError } from '../errors/index.js'
 import { RangeLock, type Wait } from '../sched/index.js'
+import type { IoAccounting } from './accounting.js'
 import { type BlockStatus, nodeStatus } from './block-status.js'
 import type { DirectPath, MapPath } from './data-path.js'
+import type { DebugEventSink } from './debug-events.js'
+import type { DirtyTracker } from './dirty-tracker.js'
 import { discardRange } from './discard.js'
 import { ReqFlags } from './flags.js'
 import { type FlushPath, FlushState } from './flush.js'
@@ -41,6 +44,10 @@ export abstract class IoNode {
   map: MapPath | undefined = undefined
   direct: DirectPath | undefined = undefined
   flushPath: FlushPath | undefined = undefined
+  /** Hears of events of requests that this node carries out for others; set if its driver debugs. */
+  debug: DebugEventSink | undefined = undefined
+  /** The same of the node's primary child: it hears what this node's driver does. */
+  childDebug: DebugEventSink | undefined = undefined
   /** Request flags that the driver carries out itself. */
   supportedWriteFlags = 0
   supportedZeroFlags = 0
@@ -62,8 +69,18 @@ export abstract class IoNode {
   /** Guest ranges with an allocation in flight. */
   readonly allocations = new RangeLock()
   readonly flushState = new FlushState(this)
-  /** Called after each successful write, zero or discard, with the guest range: dirty tracking. */
+  /** Records what is written. Undefined while the node has no dirty bitmaps: writes then pay this one test. */
+  dirtyTracker: DirtyTracker | undefined = undefined
+  /** Called after each successful write, zero or discard, with the guest range. */
   writeObservers: ((offset: number, bytes: number) => void)[] | undefined = undefined
+  /** Counts the node's requests, if anyone asked for that. */
+  accounting: IoAccounting | undefined = undefined
+  /** End of the furthest write so far, bytes. */
+  highestWrite = 0
+  /** The next write that ends behind this offset (bytes) is told to {@link onThreshold}. */
+  writeThreshold = Number.POSITIVE_INFINITY
+  /** Called before a write goes past the threshold, which is lifted then. Bytes. */
+  onThreshold: ((exceeded: number, threshold: number) => void) | undefined = undefined
   /** Called when a write grew the node. */
   onGrow: (() => void) | undefined = undefined
 
@@ -72,6 +89,12 @@ export abstract class IoNode {
 
   /** Fills `buffer[bufferOffset, +bytes)`. What lies past the end of the node reads as zeroes. */
   read(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number, flags: number): Wait {
+    return this.accounting === undefined
+      ? this.#read(offset, bytes, buffer, bufferOffset, flags)
+      : this.accounting.run('read', bytes, () => this.#read(offset, bytes, buffer, bufferOffset, flags))
+  }
+
+  #read(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number, flags: number): Wait {
     const limits = this.limits
     if (
       this.requests.mustCheck ||
@@ -90,13 +113,22 @@ export abstract class IoNode {
 
   /** Writes `buffer[bufferOffset, +bytes)`. Durable after the next {@link flush}, or at once with `fua`. */
   write(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number, flags: number): Wait {
+    return this.accounting === undefined
+      ? this.#write(offset, bytes, buffer, bufferOffset, flags)
+      : this.accounting.run('write', bytes, () => this.#write(offset, bytes, buffer, bufferOffset, flags))
+  }
+
+  #write(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number, flags: number): Wait {
     const limits = this.limits
     if (
       this.readOnly ||
       this.requests.mustCheck ||
+      this.dirtyTracker !== undefined ||
       this.detectZeroes !== 'off' ||
+      this.debug !== undefined ||
       flags !== 0 ||
       offset + bytes > this.length ||
+      offset + bytes > this.writeThreshold ||
       (limits.requestAlignment !== 1 &&
         (offset % limits.requestAlignment !== 0 || bytes % limits.requestAlignment !== 0)) ||
       (limits.maxTransfer !== 0 && bytes > limits.maxTransfer)
@@ -116,17 +148,24 @@ export abstract class IoNode {
    * write zero data (ENOTSUP instead).
    */
   writeZeroes(offset: number, bytes: number, flags: number): Wait {
-    return writeZeroesRange(this, offset, bytes, flags | ReqFlags.zeroWrite)
+    const all = flags | ReqFlags.zeroWrite
+    return this.accounting === undefined
+      ? writeZeroesRange(this, offset, bytes, all)
+      : this.accounting.run('write', bytes, () => writeZeroesRange(this, offset, bytes, all))
   }
 
   /** Tells that the contents of the range are no longer needed. Advisory: it may do nothing. */
   discard(offset: number, bytes: number): Wait {
-    return discardRange(this, offset, bytes)
+    return this.accounting === undefined
+      ? discardRange(this, offset, bytes)
+      : this.accounting.run('unmap', bytes, () => discardRange(this, offset, bytes))
   }
 
   /** Everything completed before is durable afterwards. */
   flush(): Wait {
-    return this.flushState.flush()
+    return this.accounting === undefined
+      ? this.flushState.flush()
+      : this.accounting.run('flush', 0, () => this.flushState.flush())
   }
 
   /**
@@ -201,7 +240,12 @@ export abstract class IoNode {
   }
 
   async #tracked(wait: Promise<void>, offset: number, bytes: number): Promise<void> {
-    await this.requests.track(wait, 'write', offset, bytes)
+    try {
+      await this.requests.track(wait, 'write', offset, bytes)
+    } catch (error) {
+      this.notWritten(offset, bytes)
+      throw error
+    }
     this.written(offset, bytes)
   }
 
@@ -210,19 +254,44 @@ export abstract class IoNode {
     return wait === undefined ? undefined : this.requests.track(wait, kind, offset, bytes)
   }
 
-  /** @internal Bookkeeping after a successful write, zero or discard. */
+  /** @internal To be called before a write: tells once that it goes past the threshold. */
+  checkThreshold(offset: number, bytes: number): void {
+    const threshold = this.writeThreshold
+    if (offset + bytes > threshold) {
+      this.writeThreshold = Number.POSITIVE_INFINITY
+      this.onThreshold?.(offset + bytes - threshold, threshold)
+    }
+  }
+
+  /** @internal Bookkeeping after a successful write or zero request. */
   written(offset: number, bytes: number): void {
+    if (offset + bytes > this.highestWrite) {
+      this.highestWrite = offset + bytes
+    }
+    this.changed(offset, bytes)
+  }
+
+  /** @internal Bookkeeping after contents changed: a write, zero or discard. */
+  changed(offset: number, bytes: number): void {
     this.flushState.writeGeneration++
     const end = offset + bytes
     if (end > this.length) {
       this.length = Math.ceil(end / 512) * 512
       this.onGrow?.()
+      this.dirtyTracker?.resized(this.length)
     }
+    this.dirtyTracker?.wrote(offset, bytes)
     if (this.writeObservers !== undefined) {
       for (const observer of this.writeObservers) {
         observer(offset, bytes)
       }
     }
+  }
+
+  /** @internal Bookkeeping after a failed write, zero or discard: a part of it may have happened. */
+  notWritten(offset: number, bytes: number): void {
+    this.flushState.writeGeneration++
+    this.dirtyTracker?.wrote(offset, bytes)
   }
 
   /** @internal Largest request in bytes to hand to the driver. */

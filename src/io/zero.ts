@@ -36,6 +36,10 @@ export function writeZeroesRange(
 async function tracked(node: IoNode, offset: number, bytes: number, flags: number): Promise<void> {
   const request = node.requests.begin('write', offset, bytes)
   try {
+    const held = node.dirtyTracker?.beforeWrite()
+    if (held !== undefined) {
+      await held
+    }
     const align = node.limits.requestAlignment
     if (offset % align !== 0 || bytes % align !== 0) {
       node.requests.makeSerialising(request, align)
@@ -44,7 +48,13 @@ async function tracked(node: IoNode, offset: number, bytes: number, flags: numbe
     if (conflict !== undefined) {
       await conflict
     }
-    await run(node, offset, bytes, flags)
+    node.checkThreshold(offset, bytes)
+    try {
+      await run(node, offset, bytes, flags)
+    } catch (error) {
+      node.notWritten(offset, bytes)
+      throw error
+    }
     node.written(offset, bytes)
   } finally {
     node.requests.end(request)
@@ -52,6 +62,20 @@ async function tracked(node: IoNode, offset: number, bytes: number, flags: numbe
 }
 
 async function run(node: IoNode, offset: number, bytes: number, flags: number): Promise<void> {
+  const debug = node.debug
+  if (debug === undefined) {
+    await runPieces(node, offset, bytes, flags)
+    return
+  }
+  await debug.event('pwritev_zero')
+  try {
+    await runPieces(node, offset, bytes, flags)
+  } finally {
+    await debug.event('pwritev_done')
+  }
+}
+
+async function runPieces(node: IoNode, offset: number, bytes: number, flags: number): Promise<void> {
   const limits = node.limits
   const align = Math.max(limits.zeroAlignment, limits.requestAlignment)
   const max = limits.maxZero === 0 ? Math.floor(maxRequestBytes / align) * align : limits.maxZero

@@ -1,13 +1,20 @@
+import type { BitmapArea } from '../bytes/index.js'
 import { blockError } from '../errors/index.js'
 import {
+  type AddDirtyBitmap,
+  addDirtyBitmap,
   type Backend,
+  type BlockDirtyInfo,
   type BlockLayer,
   type BlockNode,
   type CheckFix,
+  clearDirtyBitmap,
   createBlockLayer,
+  findDirtyBitmap,
   type ImplicitFilePolicy,
   Perm,
   type Preallocation,
+  removeDirtyBitmap,
   type SnapshotInfo,
 } from '../graph/index.js'
 import {
@@ -169,6 +176,45 @@ export class Image {
       await resizeImage(this.#backend, { size, ...options })
     } finally {
       await this.#backend.setPermissions(perm, shared)
+    }
+  }
+
+  /** The dirty bitmaps of the image, the newest first. */
+  bitmaps(): BlockDirtyInfo[] {
+    return this.node.dirtyBitmaps.query()
+  }
+
+  /**
+   * Records from now on which parts of the image are written. A persistent bitmap is kept in the image
+   * when it is closed.
+   *
+   * @throws BlockError `Bitmap already exists: %s`, or why the image cannot hold it
+   */
+  async addBitmap(options: AddDirtyBitmap): Promise<void> {
+    await addDirtyBitmap(this.node, options)
+  }
+
+  /** Removes a bitmap, also from the image. @throws BlockError `Dirty bitmap '%s' not found` */
+  async removeBitmap(name: string): Promise<void> {
+    await removeDirtyBitmap(findDirtyBitmap(this.node, name))
+  }
+
+  /** Forgets what a bitmap has recorded. @throws BlockError `Dirty bitmap '%s' not found` */
+  clearBitmap(name: string): void {
+    clearDirtyBitmap(findDirtyBitmap(this.node, name))
+  }
+
+  /**
+   * The parts that a bitmap has recorded as written, in order; bytes, in whole bits of the bitmap.
+   *
+   * @throws BlockError `Dirty bitmap '%s' not found`, `Bitmap '%s' is inconsistent and cannot be used`
+   */
+  *dirtyAreas(name: string): Generator<BitmapArea, void, void> {
+    const bitmap = findDirtyBitmap(this.node, name)
+    bitmap.check({ busy: true, readonly: true })
+    for (let area = bitmap.nextDirtyArea(0); area !== undefined; ) {
+      yield area
+      area = bitmap.nextDirtyArea(area.offset + area.bytes)
     }
   }
 

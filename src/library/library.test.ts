@@ -201,3 +201,51 @@ test('convert, compare, check, map, measure and info', async () => {
   const wrong = library.createImage({ filename: '/c', format: 'qcow2', size: MiB, options })
   expect((await failure(() => wrong)).message).toBe("Invalid parameter 'cluster_sized'")
 })
+
+test('dirty bitmaps tell what has changed since the last backup', async () => {
+  const { library, layer } = setUp()
+  await library.createImage({ filename: '/d', format: 'qcow2', size: MiB })
+  await library.changeBitmap('/d', { name: 'daily', actions: [{ action: 'add' }], granularity: 4096 })
+  const image = await library.openImage('/d', { readOnly: false })
+  await image.write(10_000, pattern(100, 1))
+  await image.addBitmap({ name: 'session' })
+  expect((await failure(() => image.addBitmap({ name: 'session' }))).message).toBe(
+    'Bitmap already exists: session',
+  )
+  await image.write(500_000, pattern(5000, 1))
+  expect([...image.dirtyAreas('daily')]).toEqual([
+    { offset: 8192, bytes: 4096 },
+    { offset: 499_712, bytes: 8192 },
+  ])
+  expect([...image.dirtyAreas('session')]).toEqual([{ offset: 458_752, bytes: 65_536 }])
+  image.clearBitmap('session')
+  expect(image.bitmaps().map(({ name, count }) => [name, count])).toEqual([
+    ['session', 0],
+    ['daily', 12_288],
+  ])
+  await image.removeBitmap('session')
+  await image.close()
+  const again = await library.openImage('/d')
+  expect([...again.dirtyAreas('daily')].length).toBe(2)
+  expect((await failure(async () => again.clearBitmap('daily'))).message).toBe(
+    "Bitmap 'daily' is readonly and cannot be modified",
+  )
+  expect((await failure(async () => [...again.dirtyAreas('session')])).message).toBe(
+    "Dirty bitmap 'session' not found",
+  )
+  await again.close()
+  const { size } = await library.convertImage('/d', '/e', { format: 'qcow2', bitmaps: true })
+  expect(size).toBe(MiB)
+  expect(await library.imageInfo('/e')).toMatchObject([
+    { 'format-specific': { data: { bitmaps: [{ flags: ['auto'], name: 'daily', granularity: 4096 }] } } },
+  ])
+  await library.changeBitmap('/e', {
+    name: 'copy',
+    actions: [{ action: 'add' }, { action: 'merge', source: 'daily' }, { action: 'disable' }],
+    sourceImage: '/d',
+  })
+  const copy = await library.openImage('/e')
+  expect([...copy.dirtyAreas('copy')].map(({ offset }) => offset)).toEqual([0, 458_752])
+  await copy.close()
+  expect(layer.nodes.size).toBe(0)
+})

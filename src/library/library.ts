@@ -1,15 +1,20 @@
 import type { BlockLayer, MeasureResult } from '../graph/index.js'
 import {
+  type ChangeBitmapOptions,
   type CheckImageOptions,
   type CheckImageResult,
+  type CommitImageOptions,
+  type CommitResult,
   type CompareOptions,
   type CompareResult,
   type ConvertOptions,
   type ConvertResult,
   type CreateImageOptions,
   type CreateImageResult,
+  changeBitmap,
   checkImage,
   collectImageInfo,
+  commitImage,
   compareImages,
   convertImage,
   createImage,
@@ -21,6 +26,8 @@ import {
   mapImage,
   measureImage,
   openImage as openBackend,
+  type RebaseImageOptions,
+  rebaseImage,
 } from '../image/index.js'
 import type { OptionSchema, OptionsOf } from '../options/index.js'
 import { type Image, type ImageName, type OpenImageOptions, openImage } from './image.js'
@@ -69,8 +76,14 @@ export interface Library<S extends FormatSchemas> {
     second: string | ImageSpec,
     options?: CompareOptions,
   ): Promise<CompareResult>
+  /** Writes an image into its backing file and empties it, as `qemu-img commit` does. */
+  commitImage(image: string | ImageSpec, options?: CommitImageOptions): Promise<CommitResult>
+  /** Gives an image another backing file, as `qemu-img rebase` does. */
+  rebaseImage(image: string | ImageSpec, options: RebaseImageOptions): Promise<void>
   /** Checks an image as `qemu-img check` does, and repairs it if `fix` says so. */
   checkImage(image: string | ImageSpec, options?: CheckImageOptions): Promise<CheckImageResult>
+  /** Changes a persistent dirty bitmap of an image as `qemu-img bitmap` does. */
+  changeBitmap(image: string | ImageSpec, options: ChangeBitmapOptions): Promise<void>
   /** Describes an image, and those below it if asked to, as `qemu-img info` does. */
   imageInfo(image: string | ImageSpec, options?: ImageInfoOptions): Promise<ImageInfo[]>
   /** The extents of an image in order, as `qemu-img map` does. The image is open as long as you iterate. */
@@ -108,6 +121,8 @@ export function bindLibrary<S extends FormatSchemas>(layerOf: () => BlockLayer, 
         await a.close()
       }
     },
+    commitImage: async (image, options) => await commitImage(layerOf(), image, options),
+    rebaseImage: async (image, options) => await rebaseImage(layerOf(), image, options),
     checkImage: async (image, options = {}) => {
       const backend = await openBackend(layerOf(), image, { check: true, write: options.fix !== undefined })
       try {
@@ -116,6 +131,7 @@ export function bindLibrary<S extends FormatSchemas>(layerOf: () => BlockLayer, 
         await backend.close()
       }
     },
+    changeBitmap: async (image, options) => await changeBitmap(layerOf(), image, options),
     imageInfo: async (image, options) => await collectImageInfo(layerOf(), image, options),
     mapImage: async function* (image, options) {
       const backend = await openBackend(layerOf(), image)

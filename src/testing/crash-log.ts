@@ -48,7 +48,7 @@ export class CrashLog {
 
   /** Every crash state, from the first operation to the last. */
   *states(options: CrashStateOptions): Generator<CrashState> {
-    const durable = new Image(options.initial)
+    const durable = new CrashImage(options.initial)
     let pending: MemoryOperation[] = []
     let flushes = 0
     for (const [index, operation] of this.#operations.entries()) {
@@ -105,15 +105,16 @@ function* subsets(count: number, options: CrashStateOptions): Generator<number[]
   }
 }
 
-class Image {
+/** @internal A file as it stands on the disk. */
+export class CrashImage {
   #bytes: Uint8Array
 
   constructor(bytes: Uint8Array = new Uint8Array(0)) {
     this.#bytes = Uint8Array.from(bytes)
   }
 
-  copy(): Image {
-    return new Image(this.#bytes)
+  copy(): CrashImage {
+    return new CrashImage(this.#bytes)
   }
 
   bytes(): Uint8Array {

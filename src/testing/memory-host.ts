@@ -5,6 +5,7 @@ import type {
   FileOpenOptions,
   FileStat,
   Host,
+  HostCiphers,
   HostCodecs,
   HostFile,
   HostFiles,
@@ -20,6 +21,7 @@ export type MemoryOperation =
 
 export interface MemoryHostOptions {
   readonly codecs?: HostCodecs
+  readonly ciphers?: HostCiphers | undefined
   /** Called before each operation; the errno it returns makes the operation fail without effect. */
   readonly fault?: (operation: MemoryOperation) => ErrnoName | undefined
   /** Turns to wait before an operation completes; 0 completes it synchronously. */
@@ -332,6 +334,7 @@ export class MemoryHost implements Host, HostFiles {
   readonly pathStyle: 'posix' | 'win32'
   readonly pageSize = 4096
   readonly warnings: string[] = []
+  readonly printed: string[] = []
   readonly #files = new Map<string, MemoryContents>()
   #next = 1
 
@@ -342,6 +345,10 @@ export class MemoryHost implements Host, HostFiles {
 
   get files(): HostFiles {
     return this
+  }
+
+  get ciphers(): HostCiphers | undefined {
+    return this.options.ciphers
   }
 
   get codecs(): HostCodecs {
@@ -355,6 +362,10 @@ export class MemoryHost implements Host, HostFiles {
   sameBytes(a: Uint8Array, aOffset: number, b: Uint8Array, bOffset: number, bytes: number): boolean {
     const other = b.subarray(bOffset, bOffset + bytes)
     return a.subarray(aOffset, aOffset + bytes).every((byte, i) => byte === other[i])
+  }
+
+  print(line: string): void {
+    this.printed.push(line)
   }
 
   warn(line: string): void {

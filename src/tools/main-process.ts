@@ -124,7 +124,11 @@ export function processContext(program: string | undefined, signal: AbortSignal)
         import('../platform/node/index.js'),
         import('../all-drivers.js'),
       ])
-      return createBlockLayer({ host: createNodeHost({ warn, io: 'foreground' }), drivers: allDrivers })
+      const print = (line: string): void => writeText(stdout, `${line}\n`)
+      return createBlockLayer({
+        host: createNodeHost({ warn, print, io: 'foreground' }),
+        drivers: allDrivers,
+      })
     },
     onProgressRequest: (handler) => {
       process.on('SIGUSR1', handler)

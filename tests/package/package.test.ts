@@ -91,6 +91,28 @@ console.log(image.format, image.size, Buffer.from(buffer).toString())
   expect(run('qemu-img', 'compare', 'plain.raw', 'disk.qcow2')).toContain('Images are identical.')
 })
 
+test('I/O threads find their script in the installed package', () => {
+  writeFileSync(
+    join(project, 'thread.mjs'),
+    `import { allDrivers, Backend, createBlockLayer, createIoThread, createNodeHost } from 'blockgraph'
+import { readFileSync, writeFileSync } from 'node:fs'
+writeFileSync('thread.raw', 'disk'.padEnd(4096, '.'))
+const layer = createBlockLayer({ host: createNodeHost(), drivers: allDrivers })
+const device = await Backend.open(layer, 'thread.raw', { driver: 'raw' }, {}, { name: 'd' })
+const { thread } = await createIoThread(layer, 'io0').then(async (context) => {
+  await device.setAioContext(context)
+  return context
+})
+const moved = () => Number(/^rchar: (\\d+)/m.exec(readFileSync(\`/proc/self/task/\${thread.id}/io\`, 'utf8'))[1])
+const before = moved()
+const buffer = new Uint8Array(4096)
+await device.read(0, 4096, buffer)
+console.log(Buffer.from(buffer).toString().slice(0, 6), moved() - before)
+`,
+  )
+  expect(run(process.execPath, 'thread.mjs')).toBe('disk.. 4096\n')
+})
+
 test('the types of the package are complete', () => {
   writeFileSync(
     join(project, 'use.ts'),

@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest'
 import { blockError } from '../../src/errors/index.js'
+import { addSecret } from '../../src/formatkit/crypto/index.js'
 import {
   Backend,
   inheritOptions,
@@ -8,7 +9,9 @@ import {
   parseDiscard,
   Role,
 } from '../../src/graph/index.js'
+import { createImage } from '../../src/image/index.js'
 import { OptionDict } from '../../src/options/index.js'
+import { createNodeHost } from '../../src/platform/node/index.js'
 import { failure, memoryLayer, pattern, toyFormat } from './fixtures.js'
 
 test('row 41: discard words', async () => {
@@ -174,12 +177,21 @@ test('row 50: a driver that only gives an errno gets the usual text, and nothing
   expect(host.paths).toEqual([])
 })
 
-test('row 51: opening never prints the deprecation of encrypted images; unsupported encryption is refused', async () => {
-  const { layer, host } = memoryLayer()
-  host.put('/a', new Uint8Array(512))
-  const node = await layer.open('/a', { driver: 'raw' })
+test('row 51: opening never prints the deprecation of encrypted images; without a key they are refused', async () => {
+  const { layer, host } = memoryLayer({ ciphers: createNodeHost().ciphers })
+  addSecret(layer, { id: 'key', format: 'raw', data: 'swordfish' })
+  await createImage(layer, {
+    filename: '/a',
+    format: 'qcow2',
+    size: 1 << 20,
+    options: 'encrypt.format=aes,encrypt.key-secret=key',
+  })
+  const node = await layer.open('/a', { driver: 'qcow2', 'encrypt.key-secret': 'key' })
   expect(host.warnings).toEqual([])
   await layer.unref(node)
+  expect((await failure(() => layer.open('/a', { driver: 'qcow2' }))).message).toBe(
+    "Parameter 'encrypt.key-secret' is required for cipher",
+  )
 })
 
 test('row 52: lengths are rounded up to a sector, and too large ones are refused', async () => {

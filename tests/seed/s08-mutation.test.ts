@@ -5,12 +5,18 @@ import {
   Backend,
   checkToReplaceNode,
   detachChild,
+  drain,
+  dropIntermediate,
+  freezeChain,
   isFirstNonFilter,
   makeAnonymous,
   Perm,
   Role,
+  recurseCanReplace,
   replaceInBackingChain,
   replaceNode,
+  setBacking,
+  unfreezeChain,
 } from '../../src/graph/index.js'
 import { failure, memoryLayer, pattern, toyFormat } from './fixtures.js'
 
@@ -117,6 +123,69 @@ test('row 71: what belongs to the device stays with it when the top node changes
   await layer.unref(node)
 })
 
+test('row 71: copy on read moves with the device if that is asked for', async () => {
+  const { layer, raw, open } = await setup()
+  const [node, overlay] = [await raw('/a'), await open('/b')]
+  node.copyOnRead = 1
+  await appendNode(overlay, node, { swapFeatures: true })
+  expect([overlay.copyOnRead, node.copyOnRead]).toEqual([1, 0])
+  await layer.unref(overlay)
+  await layer.unref(node)
+})
+
+test('row 72: edges that a job keeps stay, frozen ones refuse, and a failure puts everything back', async () => {
+  const { layer, raw } = await setup()
+  const [from, to] = [await raw('/a'), await raw('/b')]
+  const device = new Backend(layer, { name: 'd', perm: Perm.consistentRead })
+  await device.insert(from)
+  const job = Object.assign(new Backend(layer, { perm: 0 }), { stayAtNode: true })
+  await job.insert(from)
+  if (device.root === undefined) {
+    throw new Error('no root')
+  }
+  device.root.frozen = true
+  expect(await failure(() => replaceNode(from, to))).toEqual({
+    code: 'EPERM',
+    message: `Cannot change 'root' link to '${from.name}'`,
+  })
+  device.root.frozen = false
+  // Somebody on the new node does not want others to read.
+  const jealous = new Backend(layer, { name: 'j', perm: 0, shared: Perm.write })
+  await jealous.insert(to)
+  const before = [from.references, to.references, [...from.parents], [...to.parents]]
+  expect((await failure(() => replaceNode(from, to))).message).toContain('Permission conflict on node')
+  expect([from.references, to.references, [...from.parents], [...to.parents]]).toEqual(before)
+  expect(await seed(device)).toBe(1)
+  await jealous.close()
+  await replaceNode(from, to)
+  expect([device.node, job.node]).toEqual([to, from])
+  await device.close()
+  await job.close()
+  await layer.unref(from)
+  await layer.unref(to)
+  expect(layer.nodes.size).toBe(0)
+})
+
+test('row 72: users that come while requests are held back wait as well', async () => {
+  const { layer, raw } = await setup()
+  const node = await raw('/a')
+  const section = await drain([node])
+  const late = new Backend(layer, { perm: Perm.consistentRead })
+  await late.insert(node)
+  const buffer = new Uint8Array(512)
+  let done = false
+  const reading = Promise.resolve(late.read(0, 512, buffer)).then(() => {
+    done = true
+  })
+  await new Promise((resolve) => setTimeout(resolve, 5))
+  expect(done).toBe(false)
+  section.end()
+  await reading
+  expect(done).toBe(true)
+  await late.close()
+  await layer.unref(node)
+})
+
 test('row 72: parents move to the new node and references follow', async () => {
   const { layer, raw } = await setup()
   const [from, to] = [await raw('/a'), await raw('/b')]
@@ -153,6 +222,56 @@ test('row 73: append puts the new node on top with the old one as its backing fi
     await layer.unref(node)
   }
   expect(layer.nodes.size).toBe(0)
+})
+
+test('row 73: if the new top cannot be used nothing is left of the attempt', async () => {
+  const { layer, raw, open } = await setup()
+  const base = await raw('/a')
+  const overlay = await open('/b')
+  // The overlay is read-only, the device writes.
+  const writable = await layer.open('/c', { driver: 'raw' }, { write: true })
+  const device = new Backend(layer, { name: 'd', perm: Perm.write | Perm.consistentRead })
+  await device.insert(writable)
+  expect((await failure(() => appendNode(overlay, writable))).message).toBe('Block node is read-only')
+  expect([overlay.backing, overlay.parents, device.node, writable.references, overlay.references]).toEqual([
+    undefined,
+    [],
+    writable,
+    2,
+    1,
+  ])
+  expect(writable.opBlockers.isEmpty).toBe(true)
+  await device.write(0, 512, pattern(512, 2))
+  expect(await seed(device)).toBe(2)
+  expect((await failure(() => setBacking(base, writable))).message).toBe(
+    `Driver 'raw' of node '${base.name}' does not support backing files`,
+  )
+  await device.close()
+  for (const node of [base, overlay, writable]) {
+    await layer.unref(node)
+  }
+})
+
+test('row 74: frozen links', async () => {
+  const { layer, raw, open } = await setup()
+  const [base, mid, top] = [await raw('/a'), await open('/b'), await open('/c')]
+  await setBacking(mid, base)
+  await setBacking(top, mid)
+  freezeChain(top, base)
+  expect((await failure(() => freezeChain(mid, undefined))).message).toBe(
+    `Cannot change 'backing' link from '${mid.name}' to '${base.name}'`,
+  )
+  expect((await failure(() => setBacking(top, undefined))).message).toBe(
+    `Cannot change frozen 'backing' link from '${top.name}' to '${mid.name}'`,
+  )
+  expect(top.backing).toBe(mid)
+  unfreezeChain(top, base)
+  // Neither image can record another name: the graph stays as it is.
+  expect((await failure(() => dropIntermediate(top, mid, base))).code).toBe('ENOTSUP')
+  expect([top.backing, mid.backing]).toEqual([mid, base])
+  for (const node of [top, mid, base]) {
+    await layer.unref(node)
+  }
 })
 
 test('row 74: replacing within a chain hands the backing file on', async () => {
@@ -201,6 +320,24 @@ test('row 76: the first non-filter below any root', async () => {
   ])
   await layer.unref(top)
   expect(isFirstNonFilter(rawNode)).toBe(false)
+})
+
+test('row 76: what may be replaced today, a filter as well', async () => {
+  const { layer } = await setup()
+  const top = await layer.open(undefined, {
+    driver: 'filter',
+    file: { driver: 'raw', file: { filename: '/a' } },
+  })
+  const [rawNode, file] = [top.file, top.file?.file]
+  if (rawNode === undefined || file === undefined) {
+    throw new Error('no file')
+  }
+  expect([
+    recurseCanReplace(top, top),
+    recurseCanReplace(top, rawNode),
+    recurseCanReplace(top, file),
+  ]).toEqual([true, true, false])
+  await layer.unref(top)
 })
 
 test('row 77: what a mirror may replace', async () => {

@@ -7,7 +7,7 @@ import type { HostFile } from '../../host/index.js'
 import { createNodeHost } from './host.js'
 import { libc } from './libc.js'
 
-const policies = ['auto', 'sync', 'threads'] as const
+const policies = ['auto', 'foreground', 'sync', 'threads'] as const
 let folder = ''
 
 beforeAll(() => {
@@ -142,7 +142,19 @@ test.runIf(libc() !== undefined)('cached reads make no promise, uncached ones do
   expect(Buffer.compare(buffer.subarray(0, 65536), data.subarray(4096, 4096 + 65536))).toBe(0)
   expect(file.read(data.length - 100, 200, buffer, 0)).toBeUndefined()
   expect(file.write(0, 65536, buffer, 0)).toBeUndefined()
-  expect(file.write(0, 65537, buffer, 0)).toBeInstanceOf(Promise)
+  const waiting = file.write(0, 65537, buffer, 0)
+  expect(waiting).toBeInstanceOf(Promise)
+  await waiting
+  await file.close()
+})
+
+test('foreground writes of any size make no promise', async () => {
+  const file = await opened('foreground', pattern(1000))
+  const data = pattern(3 << 20)
+  expect(file.write(10, data.length, data, 0)).toBeUndefined()
+  const back = new Uint8Array(data.length)
+  await file.read(10, back.length, back, 0)
+  expect(Buffer.compare(back, data)).toBe(0)
   await file.close()
 })
 

@@ -40,6 +40,20 @@ export interface NodeFileOptions {
   readonly policy: IoPolicy
 }
 
+/** A view of a file whose system calls another thread makes. */
+export interface OnThread {
+  readonly base: NodeFile
+}
+
+/** The file of this platform that `file` is or is a view of; undefined for files of others. */
+export function nodeFileOf(file: HostFile): NodeFile | undefined {
+  if (file instanceof NodeFile) {
+    return file
+  }
+  const { base } = file as Partial<OnThread>
+  return base instanceof NodeFile ? base : undefined
+}
+
 /** A file of Node's file system. It owns the descriptor. */
 export class NodeFile implements HostFile {
   readonly path: string
@@ -299,10 +313,11 @@ export class NodeFile implements HostFile {
   }
 
   copyTo(offset: number, target: HostFile, targetOffset: number, bytes: number): Maybe<number | undefined> {
-    if (!(target instanceof NodeFile) || this.kind !== 'regular' || target.kind !== 'regular') {
+    const to = nodeFileOf(target)
+    if (to?.kind !== 'regular' || this.kind !== 'regular') {
       return undefined
     }
-    return copyRange(this.fd, offset, target.fd, targetOffset, bytes, this.#policy === 'sync')
+    return copyRange(this.fd, offset, to.fd, targetOffset, bytes, this.#policy === 'sync')
   }
 
   setNoCopyOnWrite(): void {
@@ -348,7 +363,7 @@ export class NodeFile implements HostFile {
  * memory was transferred away, which has length 0) would hit foreign memory. Node, on the other
  * hand, takes a negative offset for "at the current position".
  */
-function checkRange(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): void {
+export function checkRange(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): void {
   if (!(offset >= 0 && bytes >= 0 && bufferOffset >= 0 && bufferOffset + bytes <= buffer.length)) {
     throw new RangeError(
       `request at ${offset}, ${bytes} bytes, does not fit its buffer: ${bufferOffset} of ${buffer.length}`,

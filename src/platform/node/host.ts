@@ -1,4 +1,5 @@
 import type { Host } from '../../host/index.js'
+import { nodeCiphers } from './ciphers.js'
 import { NodeCodecs } from './codecs.js'
 import type { IoPolicy } from './file.js'
 import { NodeFiles } from './files.js'
@@ -13,6 +14,10 @@ export interface NodeHostOptions {
   readonly io?: IoPolicy
   /** Receives warnings for the user; default: standard error. */
   readonly warn?: (line: string) => void
+  /** Receives output of drivers, such as what blkdebug tells; default: dropped. */
+  readonly print?: (line: string) => void
+  /** What I/O threads run, for programs that bundle this package: its file `dist/io-thread.js`. */
+  readonly threadScript?: URL
 }
 
 /** The platform of Node.js: the local file system, zlib and zstd. */
@@ -20,6 +25,14 @@ export function createNodeHost(options: NodeHostOptions = {}): Host {
   return {
     files: new NodeFiles(options.io ?? 'auto'),
     codecs: new NodeCodecs(),
+    ciphers: nodeCiphers,
+    threads: {
+      // Few programs start a thread.
+      start: async (name) => {
+        const { NodeThreads } = await import('./worker/thread.js')
+        return await new NodeThreads(options.threadScript).start(name)
+      },
+    },
     pathStyle: process.platform === 'win32' ? 'win32' : 'posix',
     randomBytes,
     sameBytes: (a, aOffset, b, bOffset, bytes) =>
@@ -29,6 +42,7 @@ export function createNodeHost(options: NodeHostOptions = {}): Host {
       ((line) => {
         process.stderr.write(`${line}\n`)
       }),
+    ...(options.print === undefined ? {} : { print: options.print }),
     // Only arm64 has a choice; elsewhere the question is not worth loading the binding.
     get pageSize() {
       return process.arch === 'arm64' ? (libc()?.pageSize ?? 4096) : 4096

@@ -5,14 +5,22 @@ const usages: Readonly<Record<string, string>> = {
   bench:
     '[-c count] [-d depth] [-f fmt] [--flush-interval=flush_interval] [-i aio] [-n] [--no-drain] ' +
     '[-o offset] [--pattern=pattern] [-q] [-s buffer_size] [-S step_size] [-t cache] [-w] [-U] filename',
+  bitmap:
+    '(--merge SOURCE | --add | --remove | --clear | --enable | --disable)... ' +
+    '[-b source_file [-F source_fmt]] [-g granularity] [--object objectdef] [--image-opts | -f fmt] ' +
+    'filename bitmap',
   check:
     '[--object objectdef] [--image-opts] [-q] [-f fmt] [--output=ofmt] [-r [leaks | all]] ' +
     '[-T src_cache] [-U] filename',
+  commit:
+    '[--object objectdef] [--image-opts] [-f fmt] [-t cache] [-b base] [-r rate_limit] [-d] ' +
+    '[-p | --progress=json] [-q] filename',
   compare:
     '[--object objectdef] [--image-opts] [-f fmt] [-F fmt] [-T src_cache] [-p | --progress=json] ' +
     '[-q] [-s] [-U] filename1 filename2',
   convert:
-    '[--object objectdef] [--image-opts] [--target-image-opts] [--target-is-zero] [-U] [-C] [-c] ' +
+    '[--object objectdef] [--image-opts] [--target-image-opts] [--target-is-zero] ' +
+    '[--bitmaps [--skip-broken-bitmaps]] [-U] [-C] [-c] ' +
     '[-p | --progress=json] [-q] [-n] [-f fmt] [-t cache] [-T src_cache] [-O output_fmt] ' +
     '[-B backing_file [-F backing_fmt]] [-o options] [-l snapshot_param] [-S sparse_size] ' +
     '[-r rate_limit] [-m num_coroutines] [-W] [--salvage] filename [filename2 [...]] output_filename',
@@ -28,6 +36,9 @@ const usages: Readonly<Record<string, string>> = {
   measure:
     '[--output=ofmt] [-O output_fmt] [-o options] [--size N | [--object objectdef] [--image-opts] ' +
     '[-f fmt] [-l snapshot_param] filename]',
+  rebase:
+    '[--object objectdef] [--image-opts] [-f fmt] [-t cache] [-T src_cache] [-p | --progress=json] [-q] ' +
+    '[-u] [-c] -b backing_file [-F backing_fmt] [-U] filename',
   resize:
     '[--object objectdef] [--image-opts] [-f fmt] [--preallocation=prealloc] [-q] [--shrink] ' +
     'filename [+ | -]size',
@@ -81,15 +92,34 @@ Command parameters:
   '-n' writes into an image that exists
   '-U' reads an image that others may be writing
 
+Parameters to bitmap subcommand:
+  'bitmap' is the name of the bitmap that the actions change, in their order
+  '-g granularity' is how many bytes a bit of a bitmap stands for that '--add' makes
+  '-b source_file' and '-F source_fmt' are where '--merge' finds its bitmap, if not in the
+    image itself
+
 Parameters to check subcommand:
   '-r leaks' repairs clusters that are lost, '-r all' everything, with the risk of a
     wrong guess
 
+Parameters to commit subcommand:
+  '-b' is the image in the backing chain to write into (default: the next one); the
+    image is not emptied then
+  '-d' leaves the image as it is instead of emptying it
+  '-r' is how many bytes are moved in a second
+
 Parameters to convert subcommand:
+  '--bitmaps' copies the persistent dirty bitmaps of the source
+  '--skip-broken-bitmaps' leaves out those that are inconsistent
   '-m' is how many requests are in flight (default 8)
   '-W' writes them in any order
   '-C' has the kernel copy where it can
   '--salvage' reads unreadable sectors as zeroes
+
+Parameters to rebase subcommand:
+  '-b' is the new backing file, '-F' its format; '-b ""' leaves the image without one
+  '-u' changes the name alone, without looking at what the backing files hold
+  '-c' compresses what is copied
 
 Parameters to compare subcommand:
   '-f' and '-F' are the formats of the first and the second image

@@ -84,7 +84,7 @@ describe('help and version', () => {
     expect(status).toBe(0)
     expect(stdout).toContain('usage: tool [standard options] command')
     expect(stdout).toMatch(/^ {2}convert .* output_filename$/m)
-    expect(stdout).toContain('Supported formats: file host_device null-aio null-co qcow2 raw\n')
+    expect(stdout).toMatch(/^Supported formats: (?=.*\bfile host_device\b)(?=.*\bqcow2\b)(?=.*\braw\b)/m)
     for (const args of [
       ['-h'],
       ['info', '--help'],
@@ -95,15 +95,6 @@ describe('help and version', () => {
       expect(await call(args)).toMatchObject({ status: 0, stdout })
     }
     expect((await call(['measure', '-Z'])).stderr).toBe("measure: invalid option -- 'Z'\n")
-  })
-
-  test('commands of later releases say so', async () => {
-    for (const command of ['bitmap', 'commit', 'rebase']) {
-      expect(await call([command, raw])).toMatchObject({
-        status: 1,
-        stderr: `tool: The command '${command}' is not available in this version\n`,
-      })
-    }
   })
 })
 
@@ -284,5 +275,28 @@ test('secrets: keys of other secrets are checked', async () => {
   ).toBe('tool: IV is required to decrypt secret\n')
   expect(
     (await call(['info', '--object', key, '--object', 'secret,id=a,data=x,keyid=key,iv=AA==', raw])).stderr,
-  ).toBe('tool: Encrypted secrets are not supported by this version\n')
+  ).toBe('tool: IV should be 16 bytes in length not 1\n')
+  // What `openssl enc -aes-256-cbc` makes of "hunter2".
+  const sealed = 'data=si6gwHhOSs8JquHkq8g3Qg==,format=base64,keyid=key'
+  const iv = 'iv=MDEyMzQ1Njc4OWFiY2RlZg=='
+  const made = ['info', '--object', key, '--object', `secret,id=a,${sealed},${iv}`]
+  expect((await call([...made, raw])).status).toBe(0)
+  expect((await call([...made, '--object', 'secret,id=b,data=x,keyid=b', raw])).stderr).toBe(
+    "tool: Secret with id 'b' has no data\n",
+  )
+  expect((await call([...made, '--object', 'secret,id=a,data=y', raw])).stderr).toBe(
+    "tool: attempt to add duplicate property 'a' to object (type 'container')\n",
+  )
+  expect(
+    (
+      await call([
+        'info',
+        '--object',
+        key,
+        '--object',
+        `secret,id=a,${sealed},iv=AAAAAAAAAAAAAAAAAAAAAA==`,
+        raw,
+      ])
+    ).stderr,
+  ).toBe('tool: Incorrect number of padding bytes (111) found on decrypted data\n')
 })

@@ -7,7 +7,9 @@ import { flag, type ImgCommand, ImgTool, valued } from './tool.js'
 const commands: Readonly<Record<string, () => Promise<ImgCommand>>> = {
   amend: async () => (await import('./commands/amend.js')).amend,
   bench: async () => (await import('./commands/bench.js')).bench,
+  bitmap: async () => (await import('./commands/bitmap.js')).bitmap,
   check: async () => (await import('./commands/check.js')).check,
+  commit: async () => (await import('./commands/commit.js')).commit,
   compare: async () => (await import('./commands/compare.js')).compare,
   convert: async () => (await import('./commands/convert.js')).convert,
   create: async () => (await import('./commands/create.js')).create,
@@ -15,12 +17,10 @@ const commands: Readonly<Record<string, () => Promise<ImgCommand>>> = {
   info: async () => (await import('./commands/info.js')).info,
   map: async () => (await import('./commands/map.js')).map,
   measure: async () => (await import('./commands/measure.js')).measure,
-  snapshot: async () => (await import('./commands/snapshot.js')).snapshot,
+  rebase: async () => (await import('./commands/rebase.js')).rebase,
   resize: async () => (await import('./commands/resize.js')).resize,
+  snapshot: async () => (await import('./commands/snapshot.js')).snapshot,
 }
-
-/** What `qemu-img` has and this version has not. */
-const missing = new Set(['bitmap', 'commit', 'rebase'])
 
 /**
  * `qemu-img`: runs a command line and returns the exit code. Nothing is thrown, and nothing stays
@@ -98,9 +98,6 @@ async function dispatch(argv: readonly string[], tool: ImgTool): Promise<number>
   if (load !== undefined) {
     const command = await load()
     return await command.run(operands, tool)
-  }
-  if (missing.has(name)) {
-    tool.fail(`The command '${name}' is not available in this version`)
   }
   tool.usage(`Command not found: ${name}`)
 }

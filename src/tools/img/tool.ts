@@ -4,7 +4,7 @@ import type { ImageSpec } from '../../image/index.js'
 import { appendOptionText, parseImageOptions, parseSizeExact, sizeWarning } from '../../options/index.js'
 import { type ToolContext, ToolExit } from '../context.js'
 import { Getopt, type LongOption, type ParsedOption } from '../getopt.js'
-import { ToolObjects } from './objects.js'
+import { addObject } from './objects.js'
 
 /** A command of the tool. */
 export interface ImgCommand {
@@ -39,7 +39,6 @@ const maxSize = (1n << 63n) - 1n
 /** What the commands have in common: messages, options, images by name. */
 export class ImgTool {
   readonly context: ToolContext
-  readonly #objects = new ToolObjects()
   #layer: Promise<BlockLayer> | undefined
   #closeLayer: () => Promise<void> = async () => undefined
   /** `--debug`: stack traces with errors. */
@@ -172,8 +171,7 @@ export class ImgTool {
   async #addObject(text: string, failure: number): Promise<void> {
     let lines: readonly string[] | undefined
     try {
-      const { host } = await this.layer()
-      lines = this.#objects.add(text, host)
+      lines = addObject(await this.layer(), text)
     } catch (error) {
       this.report(error)
       throw new ToolExit(failure)

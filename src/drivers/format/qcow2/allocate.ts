@@ -94,7 +94,10 @@ export class ClusterAllocator {
    * @returns their offset in bytes, or -1: {@link allocate} is needed
    */
   tryAllocate(count: number): number {
-    const { refcounts } = this.#meta
+    const { refcounts, file } = this.#meta
+    if (file.debug !== undefined) {
+      return -1
+    }
     let at = this.#next
     let run = 0
     while (run < count) {
@@ -157,6 +160,10 @@ export class ClusterAllocator {
 
   /** Allocates `count` clusters in a row and counts them. Returns their offset in bytes. */
   async allocate(count: number, maxOffset = maxHostOffset): Promise<number> {
+    const stop = this.#meta.event('cluster_alloc')
+    if (stop !== undefined) {
+      await stop
+    }
     for (;;) {
       const first = await this.findFree(count, maxOffset)
       if (await this.#meta.refcounts.increase(first, count)) {
@@ -228,6 +235,10 @@ export class ClusterAllocator {
    * possible. Every cluster it touches gets a reference.
    */
   async allocateBytes(bytes: number): Promise<number> {
+    const stop = this.#meta.event('cluster_alloc_bytes')
+    if (stop !== undefined) {
+      await stop
+    }
     const { refcounts, geometry, corruption } = this.#meta
     const { clusterSize } = geometry
     const maxOffset = Math.min(2 ** geometry.compressedShift - 1, maxHostOffset)
@@ -273,6 +284,10 @@ export class ClusterAllocator {
     if (bytes === 0) {
       return
     }
+    const stop = this.#meta.event('cluster_free')
+    if (stop !== undefined) {
+      await stop
+    }
     const { clusterSize } = this.#meta.geometry
     const first = Math.floor(offset / clusterSize)
     const end = Math.floor((offset + bytes - 1) / clusterSize) + 1
@@ -292,6 +307,11 @@ export class ClusterAllocator {
     } catch (error) {
       this.#meta.corruption.tell(`qcow2_free_clusters failed: ${strerror(codeOf(error))}`)
     }
+  }
+
+  /** What is freed next must stay readable until no L2 table on disk points to it: something else would show. */
+  keepUntilUnlinked(): void {
+    this.#discardNeedsFlush = true
   }
 
   /** {@link free} for a compressed cluster. */

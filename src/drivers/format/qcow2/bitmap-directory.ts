@@ -1,13 +1,14 @@
-import { blockError, codeOf, errnoError } from '../../../errors/index.js'
+import { blockError, codeOf, errnoError, ioError } from '../../../errors/index.js'
 import type { IoNode } from '../../../io/index.js'
 import { ByteReader } from './byte-reader.js'
-import { tableEntryBytes } from './constants.js'
 import { readInside } from './file-read.js'
 import type { BitmapsExtension, Qcow2Header } from './header.js'
 
 /** A persistent dirty bitmap as the directory describes it. */
 export interface BitmapEntry {
   readonly name: string
+  /** The name as stored; text that is not UTF-8 has changed in {@link name}. */
+  readonly nameBytes: Uint8Array
   /** Bytes a bit stands for. */
   readonly granularity: number
   readonly tableOffset: number
@@ -20,9 +21,16 @@ export interface BitmapEntry {
 }
 
 const entryHeaderBytes = 24
-const maxTableEntries = 0x8000000
-const maxBitmapBytes = 0x20000000
-const maxNameBytes = 1023
+export const maxTableEntries = 0x8000000
+/** Bytes of one bitmap. */
+export const maxBitmapBytes = 0x20000000
+export const maxNameBytes = 1023
+export const minGranularityBits = 9
+export const maxGranularityBits = 31
+/** The only type there is: a dirty tracking bitmap. */
+const dirtyTracking = 1
+
+const EntryFlags = { inUse: 1, auto: 2 } as const
 
 /**
  * Parses a bitmap directory. Pure.
@@ -58,18 +66,19 @@ export function parseBitmapDirectory(
     if (extraBytes !== 0) {
       throw blockError('EINVAL', 'Bitmap extra data is not supported')
     }
-    const name = reader.text(at + entryHeaderBytes, nameBytes).text
+    const { text: name, bytes: rawName } = reader.text(at + entryHeaderBytes, nameBytes)
     if (!validEntry(reader, at, nameBytes, header)) {
       throw blockError('EINVAL', `Bitmap '${name}' doesn't satisfy the constraints`)
     }
     const flags = reader.u32(at + 12)
     entries.push({
       name,
+      nameBytes: rawName,
       granularity: 2 ** reader.u8(at + 17),
       tableOffset: Number(reader.u64(at)),
       tableSize: reader.u32(at + 8),
-      inUse: (flags & 1) !== 0,
-      auto: (flags & 2) !== 0,
+      inUse: (flags & EntryFlags.inUse) !== 0,
+      auto: (flags & EntryFlags.auto) !== 0,
     })
     at = next
   }
@@ -93,16 +102,16 @@ function validEntry(reader: ByteReader, at: number, nameBytes: number, header: Q
     offset === 0n ||
     offset % BigInt(header.clusterSize) !== 0n ||
     tableSize > maxTableEntries ||
-    granularityBits > 31 ||
-    granularityBits < 9 ||
-    flags > 3 ||
+    granularityBits > maxGranularityBits ||
+    granularityBits < minGranularityBits ||
+    flags > (EntryFlags.inUse | EntryFlags.auto) ||
     nameBytes > maxNameBytes ||
-    reader.u8(at + 16) !== 1
+    reader.u8(at + 16) !== dirtyTracking
   ) {
     return false
   }
   const bitmapBytes = tableSize * header.clusterSize
-  const inUse = (flags & 1) !== 0
+  const inUse = (flags & EntryFlags.inUse) !== 0
   return bitmapBytes <= maxBitmapBytes && (inUse || header.size <= bitmapBytes * 8 * 2 ** granularityBits)
 }
 
@@ -130,74 +139,32 @@ export async function readBitmapDirectory(file: IoNode, header: Qcow2Header): Pr
   }
 }
 
-/** Bytes of the directory entry of a bitmap called `name`. */
-export function bitmapEntryBytes(name: string): number {
-  return Math.ceil((entryHeaderBytes + new TextEncoder().encode(name).length) / 8) * 8
+/** Bytes of the directory entry of a bitmap whose name takes `nameBytes`. */
+export function bitmapEntryBytes(nameBytes: number): number {
+  return Math.ceil((entryHeaderBytes + nameBytes) / 8) * 8
 }
 
-/**
- * Checks directory and tables as an open in QEMU does, which loads the bitmaps.
- *
- * @throws EINVAL with QEMU's text
- */
-export async function checkBitmaps(file: IoNode, header: Qcow2Header): Promise<void> {
-  const names = new Set<string>()
-  for (const bitmap of await readBitmapDirectory(file, header)) {
-    const { name } = bitmap
-    if (names.has(name)) {
-      throw blockError('EINVAL', `Bitmap already exists: ${name}`)
+/** The bytes of a directory. @throws EINVAL if an entry breaks the rules for an image like `header` */
+export function serializeBitmapDirectory(entries: readonly BitmapEntry[], header: Qcow2Header): Uint8Array {
+  const bytes = new Uint8Array(
+    entries.reduce((sum, { nameBytes }) => sum + bitmapEntryBytes(nameBytes.length), 0),
+  )
+  const view = new DataView(bytes.buffer)
+  const reader = new ByteReader(bytes)
+  let at = 0
+  for (const { nameBytes, granularity, tableOffset, tableSize, inUse, auto } of entries) {
+    view.setUint32(at, Math.floor(tableOffset / 0x100000000))
+    view.setUint32(at + 4, tableOffset % 0x100000000)
+    view.setUint32(at + 8, tableSize)
+    view.setUint32(at + 12, (inUse ? EntryFlags.inUse : 0) | (auto ? EntryFlags.auto : 0))
+    view.setUint8(at + 16, dirtyTracking)
+    view.setUint8(at + 17, Math.log2(granularity))
+    view.setUint16(at + 18, nameBytes.length)
+    bytes.set(nameBytes, at + entryHeaderBytes)
+    if (!validEntry(reader, at, nameBytes.length, header)) {
+      throw ioError('EINVAL')
     }
-    names.add(name)
-    if (bitmap.inUse) {
-      continue
-    }
-    try {
-      await readBitmapClusters(file, header, bitmap)
-    } catch (error) {
-      throw errnoError(codeOf(error), `Could not read bitmap_table table from image for bitmap '${name}'`, {
-        cause: error,
-      })
-    }
-    // Bitmaps are stored in words of 64 bits.
-    const words = Math.ceil(Math.ceil(header.size / bitmap.granularity) / 64)
-    if (bitmap.tableSize !== Math.ceil((words * 8) / header.clusterSize)) {
-      throw errnoError('EINVAL', `Could not read bitmap '${name}' from image`)
-    }
+    at += bitmapEntryBytes(nameBytes.length)
   }
-}
-
-/** Offset bits of a bitmap table entry, and bits that must be zero: words 63..32 and 31..0. */
-const offsetMask = [0x00ffffff, 0xfffffe00] as const
-const reservedMask = [0xff000000, 0x000001fe] as const
-
-/**
- * The clusters a bitmap's table points to, as byte offsets; bitmaps keep runs of equal bits without
- * a cluster.
- *
- * @throws EINVAL if an entry is not valid
- */
-export async function readBitmapClusters(
-  file: IoNode,
-  header: Qcow2Header,
-  bitmap: BitmapEntry,
-): Promise<number[]> {
-  const table = await readInside(file, bitmap.tableOffset, bitmap.tableSize * tableEntryBytes)
-  const reader = new ByteReader(table)
-  const clusters: number[] = []
-  for (let at = 0; at < table.length; at += tableEntryBytes) {
-    const high = reader.u32(at)
-    const low = reader.u32(at + 4)
-    const offset = (high & offsetMask[0]) * 0x100000000 + ((low & offsetMask[1]) >>> 0)
-    if (
-      (high & reservedMask[0]) !== 0 ||
-      (low & reservedMask[1]) !== 0 ||
-      (offset !== 0 && ((low & 1) !== 0 || offset % header.clusterSize !== 0))
-    ) {
-      throw blockError('EINVAL', 'Invalid argument')
-    }
-    if (offset !== 0) {
-      clusters.push(offset)
-    }
-  }
-  return clusters
+  return bytes
 }

@@ -8,7 +8,8 @@ import {
   truncateNode,
 } from '../../../graph/index.js'
 import { TimeSlice } from '../../../sched/index.js'
-import { readBitmapClusters, readBitmapDirectory } from './bitmap-directory.js'
+import { readBitmapDirectory } from './bitmap-directory.js'
+import { readBitmapClusters } from './bitmap-table.js'
 import { CountComparison } from './check-compare.js'
 import { ReferenceCounts, StoredRefcounts } from './check-counts.js'
 import { RefcountRebuild } from './check-rebuild.js'

@@ -92,6 +92,10 @@ export class CompressedClusters {
       throw ioError('EIO', { node: file.nodeName, operation: 'read', offset: place.offset })
     }
     const input = new Uint8Array(bytes)
+    const stop = this.#meta.event('read_compressed')
+    if (stop !== undefined) {
+      await stop
+    }
     const wait = file.read(place.offset, bytes, input, 0, 0)
     if (wait !== undefined) {
       await wait
@@ -226,6 +230,7 @@ export class CompressedClusters {
       })
       placed()
       try {
+        await meta.event('write_compressed')
         const wait = meta.file.write(host, compressed.length, compressed, 0, 0)
         if (wait !== undefined) {
           await wait
@@ -259,6 +264,7 @@ export class CompressedClusters {
       if (wait !== undefined) {
         await wait
       }
+      await this.#meta.event('l2_update_compressed')
       const at = (this.#tables.l2Index(offset) % sliceEntries) * tableEntryBytes
       const { high, low } = compressedEntry(host, bytes, geometry)
       slice.view.setUint32(at, high)

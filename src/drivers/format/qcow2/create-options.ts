@@ -1,6 +1,7 @@
 import { blockError } from '../../../errors/index.js'
 import type { Preallocation } from '../../../graph/index.js'
 import { CompressionType, defaultClusterSize, maxClusterBits, minClusterBits } from './constants.js'
+import { encryptCreateOptions, type Qcow2EncryptCreate } from './crypto-create.js'
 import { preallocationModes } from './options.js'
 
 /** Create options after typing by the schema. */
@@ -19,6 +20,7 @@ export interface Qcow2CreateOptions {
   readonly preallocation: Preallocation
   readonly backingFile: string | undefined
   readonly backingFormat: string | undefined
+  readonly encrypt: Qcow2EncryptCreate | undefined
 }
 
 /** Names that QEMU's `BlockdevDriver` knows; a backing format may be any of them, supported here or not. */
@@ -121,9 +123,6 @@ function checkWords(values: CreateValues): void {
 }
 
 function checkSupported(values: CreateValues): void {
-  if (values.encryption === true || Object.keys(values).some((name) => name.startsWith('encrypt.'))) {
-    throw notSupported('encryption')
-  }
   if (values.extended_l2 === true) {
     throw notSupported('extended_l2')
   }
@@ -138,6 +137,7 @@ function checkSupported(values: CreateValues): void {
  * @throws EINVAL, or ENOTSUP for features this version does not have
  */
 export function checkCreateOptions(values: CreateValues): Qcow2CreateOptions {
+  const encrypt = encryptCreateOptions(values)
   checkWords(values)
   const version = versionOf(text(values, 'compat'))
   if (typeof values.size !== 'number') {
@@ -189,5 +189,6 @@ export function checkCreateOptions(values: CreateValues): Qcow2CreateOptions {
     preallocation,
     backingFile,
     backingFormat,
+    encrypt,
   }
 }

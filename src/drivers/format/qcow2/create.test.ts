@@ -179,8 +179,8 @@ describe('refusals in the words of qemu-img', () => {
       { extended_l2: true, cluster_size: 4096 },
       'EINVAL Extended L2 entries are only supported with cluster sizes of at least 16384 bytes',
     ],
-    [{ encryption: true }, 'ENOTSUP qcow2 encryption is not supported by this version'],
-    [{ 'encrypt.format': 'luks' }, 'ENOTSUP qcow2 encryption is not supported by this version'],
+    [{ encryption: true }, "EINVAL Parameter 'encrypt.key-secret' is required for cipher"],
+    [{ 'encrypt.format': 'luks' }, "EINVAL Parameter 'encrypt.key-secret' is required for cipher"],
   ])('%o', async (options, expected) => {
     expect(await refusal(options)).toBe(expected)
   })

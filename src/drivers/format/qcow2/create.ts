@@ -11,7 +11,9 @@ import {
   tableEntryBytes,
 } from './constants.js'
 import { checkCreateOptions, type Qcow2CreateOptions } from './create-options.js'
+import { type FreshCrypto, prepareEncryption } from './crypto-create.js'
 import { type Qcow2Header, serializeHeader } from './header.js'
+import { Qcow2Image } from './image.js'
 
 /** Clusters of every fresh image: header, refcount table, first refcount block. */
 const fixedClusters = 3
@@ -30,9 +32,12 @@ export async function create(context: CreateContext): Promise<void> {
   }
   const header = freshHeader(options)
   const clusters = fixedClusters + Math.ceil((l1Size * tableEntryBytes) / clusterSize)
-  const simple = options.preallocation === 'off' && clusters <= refcountsPerBlock(header)
+  const simple =
+    options.encrypt === undefined && options.preallocation === 'off' && clusters <= refcountsPerBlock(header)
   // Everything that can be refused is refused before the file exists.
   const named = withBacking(header, options)
+  const crypto =
+    options.encrypt === undefined ? undefined : await prepareEncryption(context.layer, options.encrypt)
   const file = await context.createFile(0)
   if (simple) {
     setGuestSize(named, size, l1Size)
@@ -40,7 +45,7 @@ export async function create(context: CreateContext): Promise<void> {
     return
   }
   await writeImage(file, header, fixedClusters)
-  await grow(context, file, options)
+  await grow(context, file, options, crypto)
 }
 
 function refcountsPerBlock(header: Qcow2Header): number {
@@ -178,7 +183,12 @@ async function flush(file: BlockNode): Promise<void> {
 }
 
 /** Opens the empty image in `file` and lets the driver give it its size, then its backing file. */
-async function grow(context: CreateContext, file: BlockNode, options: Qcow2CreateOptions): Promise<void> {
+async function grow(
+  context: CreateContext,
+  file: BlockNode,
+  options: Qcow2CreateOptions,
+  crypto: FreshCrypto | undefined,
+): Promise<void> {
   const node = await context.layer.open(undefined, { driver: 'qcow2', file: file.name }, { write: true })
   try {
     try {
@@ -195,6 +205,9 @@ async function grow(context: CreateContext, file: BlockNode, options: Qcow2Creat
       if (wait !== undefined) {
         await wait
       }
+    }
+    if (crypto !== undefined && node.state instanceof Qcow2Image) {
+      await node.state.encrypt(crypto)
     }
     const wait = node.flush()
     if (wait !== undefined) {

@@ -371,22 +371,19 @@ export function describeUnsupported(header: Qcow2Header, mode: HeaderMode = {}):
   if ((header.incompatible & Incompatible.extendedL2) !== 0 && mode.noIo !== true) {
     features.push('extended L2 entries')
   }
-  if (header.cryptMethod !== CryptMethod.none) {
-    features.push(`encryption (${header.cryptMethod === CryptMethod.luks ? 'luks' : 'aes'})`)
-  }
   return features.length === 0
     ? undefined
     : blockError('ENOTSUP', `Unsupported qcow2 feature(s): ${features.join(', ')}`)
 }
 
 /**
- * Clears the autoclear bits of features that a write by this driver invalidates, which are all:
- * persistent bitmaps are not kept up to date here. Their extension stays, marked inconsistent by
- * the cleared bit. Returns whether the header changed and must be written.
+ * Clears the autoclear bits of features that this driver does not know: a write invalidates them.
+ * Returns whether the header changed and must be written.
  */
 export function clearAutoclear(header: Qcow2Header): boolean {
-  const changed = header.autoclear !== 0 || header.autoclearHigh !== 0
-  header.autoclear = 0
+  const known = header.autoclear & Autoclear.known
+  const changed = header.autoclear !== known || header.autoclearHigh !== 0
+  header.autoclear = known
   header.autoclearHigh = 0
   return changed
 }

@@ -1,4 +1,5 @@
 import { codeOf, ioError, strerror } from '../../../errors/index.js'
+import { sectorBytes } from '../../../formatkit/crypto/index.js'
 import {
   type AmendContext,
   type BlockChild,
@@ -7,6 +8,7 @@ import {
   type DriverInfo,
   type DriverState,
   hasZeroInit,
+  type KeyHooks,
   type ReopenContext,
   type ReopenPlan,
   type SnapshotInfo,
@@ -26,10 +28,15 @@ import {
 } from '../../../io/index.js'
 import type { Wait } from '../../../sched/index.js'
 import { amend } from './amend.js'
+import type { PersistentBitmaps } from './bitmap-store.js'
 import { checkImage } from './check.js'
 import { ClusterWriter } from './cluster.js'
 import { CompressedClusters } from './compressed.js'
 import { Incompatible, maxBackingFileBytes } from './constants.js'
+import { type FreshCrypto, installEncryption } from './crypto-create.js'
+import { keyHooks } from './crypto-keys.js'
+import { encryptedPath } from './crypto-path.js'
+import { makeEmpty } from './empty.js'
 import { L2Tables } from './l2-tables.js'
 import { Mapping } from './mapping.js'
 import type { Qcow2Metadata } from './metadata.js'
@@ -124,17 +131,21 @@ export class Qcow2Image implements DriverState {
   readonly flushPath: FlushPath
   supportedZeroFlags: number
   readonly clusterSize: number
+  readonly bitmapStore: PersistentBitmaps
   readonly #meta: Qcow2Metadata
   readonly #resize: Resize
   readonly snapshotOperations: Qcow2Snapshots
-  readonly #forgetDecoded: () => void
+  readonly #zeroDiscard: ZeroDiscard
+  readonly #compressed: CompressedClusters
   #settings: RuntimeSettings
   readonly vmState: VmStateArea
+  readonly key: KeyHooks | undefined
 
-  constructor(meta: Qcow2Metadata, file: BlockChild, settings: RuntimeSettings) {
+  constructor(meta: Qcow2Metadata, file: BlockChild, settings: RuntimeSettings, bitmaps: PersistentBitmaps) {
     this.#meta = meta
     this.#settings = settings
     this.file = file
+    this.bitmapStore = bitmaps
     this.clusterSize = meta.geometry.clusterSize
     this.supportedZeroFlags = zeroFlags(meta)
     const tables = new L2Tables(meta)
@@ -142,10 +153,13 @@ export class Qcow2Image implements DriverState {
     const zeroDiscard = new ZeroDiscard(meta, tables, writer)
     const compressed = new CompressedClusters(meta, tables)
     writer.onCompressedFreed = () => compressed.invalidate()
-    this.map = new ImagePath(new Mapping(meta), writer, zeroDiscard, compressed)
+    this.#zeroDiscard = zeroDiscard
+    this.#compressed = compressed
+    const path = new ImagePath(new Mapping(meta), writer, zeroDiscard, compressed)
+    this.map = meta.crypto === undefined ? path : encryptedPath(path, meta.crypto)
+    this.key = keyHooks(meta)
     this.flushPath = { flushToOs: () => meta.flushToOs() }
-    this.#forgetDecoded = () => compressed.invalidate()
-    this.#resize = new Resize(meta, tables, writer, zeroDiscard, () => {
+    this.#resize = new Resize(meta, tables, writer, zeroDiscard, bitmaps, () => {
       const { l2Entries, l2EntryBytes, refcountEntries } = this.#settings.caches()
       meta.l2.capacity = Math.floor((l2Entries * l2EntryBytes) / meta.l2.tableBytes)
       meta.blocks.capacity = refcountEntries
@@ -155,7 +169,7 @@ export class Qcow2Image implements DriverState {
       tables,
       resize: this.#resize,
       zeroDiscard,
-      forgetDecoded: this.#forgetDecoded,
+      forgetDecoded: () => compressed.invalidate(),
     })
     this.vmState = new Qcow2VmState(meta)
     meta.corruption.onFatal = () => {
@@ -184,10 +198,14 @@ export class Qcow2Image implements DriverState {
   /** Clusters allocated ahead are as the file is; all others read as zeroes. */
   get hasZeroInit(): boolean {
     const { l1, file } = this.#meta
-    return l1.size === 0 || l1.tableOffset(0) === 0 || hasZeroInit(file)
+    // Zeroes of the file are not zeroes once they are deciphered.
+    return l1.size === 0 || l1.tableOffset(0) === 0 || (this.#meta.crypto === undefined && hasZeroInit(file))
   }
 
   refreshLimits(limits: BlockLimits): void {
+    if (this.#meta.crypto !== undefined) {
+      limits.requestAlignment = Math.max(limits.requestAlignment, sectorBytes)
+    }
     limits.zeroAlignment = this.clusterSize
     limits.discardAlignment = this.clusterSize
   }
@@ -207,7 +225,7 @@ export class Qcow2Image implements DriverState {
       if (!meta.loaded) {
         await meta.load()
       }
-      const repair = new ImageRepair(meta, this.snapshotOperations, this.#forgetDecoded)
+      const repair = new ImageRepair(meta, this.snapshotOperations, () => this.#compressed.invalidate())
       return await checkImage(this, fix, signal, repair)
     })
   }
@@ -232,8 +250,13 @@ export class Qcow2Image implements DriverState {
     })
   }
 
+  async makeEmpty(): Promise<void> {
+    this.#compressed.invalidate()
+    await makeEmpty(this.#meta, this.#zeroDiscard)
+  }
+
   async prepareReopen(context: ReopenContext): Promise<ReopenPlan> {
-    return await prepareReopen(context, this.#meta, (settings) => {
+    return await prepareReopen(context, this.#meta, this.bitmapStore, (settings) => {
       this.#settings = settings
     })
   }
@@ -253,6 +276,11 @@ export class Qcow2Image implements DriverState {
     })
   }
 
+  /** @internal Makes a new image an encrypted one. */
+  async encrypt(fresh: FreshCrypto): Promise<void> {
+    await installEncryption(this.#meta, fresh)
+  }
+
   info(): DriverInfo {
     const { header, geometry } = this.#meta
     return {
@@ -263,7 +291,7 @@ export class Qcow2Image implements DriverState {
   }
 
   async specificInfo(): Promise<SpecificInfo> {
-    return await specificInfo(this.#meta.header, this.#meta.file)
+    return await specificInfo(this.#meta.header, this.#meta.file, this.#meta.crypto?.info())
   }
 
   snapshots(): readonly SnapshotInfo[] {
@@ -272,9 +300,13 @@ export class Qcow2Image implements DriverState {
 
   /** Writes everything back, so that another process may open the image. */
   async inactivate(): Promise<void> {
-    const meta = this.#meta
-    await meta.locked(async () => {
-      await meta.writeCaches()
+    await this.#meta.locked(async () => {
+      const stored = await this.bitmapStore.storeAtEnd()
+      this.bitmapStore.release()
+      await this.#meta.writeCaches()
+      if (!stored) {
+        throw ioError('EINVAL', { node: this.#meta.node.nodeName, operation: 'inactivate' })
+      }
       await this.#markClean()
     })
   }
@@ -288,13 +320,17 @@ export class Qcow2Image implements DriverState {
 
   /** Writes back what is in memory. What cannot be written is lost, with a word to the user. */
   async close(): Promise<void> {
-    const { corruption, host } = this.#meta
+    const { corruption, host, crypto } = this.#meta
+    crypto?.dispose()
     await corruption.settled()
     if (corruption.fatal) {
       return
     }
     await this.#meta.locked(async () => {
       let complete = true
+      if (!this.#meta.node.readOnly) {
+        await this.bitmapStore.storeAtEnd()
+      }
       try {
         await this.#meta.writeL2()
       } catch (error) {

@@ -85,9 +85,13 @@ export class L2Tables {
     }
     try {
       await meta.flushBlocks()
+      if (old !== 0) {
+        await meta.event('l2_alloc_cow_read')
+      }
       for (let at = 0; at < clusterSize; at += meta.l2.tableBytes) {
         await this.#createSlice(offset + at, old === 0 ? 0 : old + at)
       }
+      await meta.event('l2_alloc_write')
       await meta.flushL2()
     } catch (error) {
       meta.l2.discardRange(offset, clusterSize)
@@ -131,6 +135,7 @@ export class L2Tables {
   async #writeEntry(index: number): Promise<void> {
     const { l1 } = this.#meta
     const { at, bytes } = l1.sectorOf(index)
+    await this.#meta.event('l1_update')
     await this.#meta.writeThrough(l1.offset + at, bytes)
   }
 
@@ -159,12 +164,14 @@ export class L2Tables {
     }
     const bytes = new Uint8Array(size * tableEntryBytes)
     bytes.set(l1.bytes)
+    await meta.event('l1_grow_alloc_table')
     const offset = await meta.allocator.allocate(geometry.clusters(bytes.length))
     if (offset === 0) {
       throw meta.corruption.signal('Preventing invalid write on metadata (overlaps with qcow2_header)')
     }
     try {
       await meta.flushBlocks()
+      await meta.event('l1_grow_write_table')
       await meta.writeThrough(offset, bytes)
     } catch (error) {
       await meta.allocator.free(offset, bytes.length, 'other', false)
@@ -175,6 +182,7 @@ export class L2Tables {
     view.setUint32(0, size)
     view.setUint32(4, Math.floor(offset / 0x100000000))
     view.setUint32(8, offset % 0x100000000)
+    await meta.event('l1_grow_activate_table')
     // If this fails the header on disk may name the new table: its clusters stay counted.
     await meta.writeThrough(headerL1Field, field)
     const oldOffset = l1.offset
@@ -204,6 +212,7 @@ export class L2Tables {
     }
     // What the tables say about freed clusters must not be lost before the tables are.
     await meta.flushL2()
+    await meta.event('l1_shrink_write_table')
     try {
       await meta.writeThrough(
         l1.offset + size * tableEntryBytes,
@@ -219,6 +228,7 @@ export class L2Tables {
     for (let index = size; index < l1.size; index++) {
       l1.set(index, 0)
     }
+    await meta.event('l1_shrink_free_l2_clusters')
     for (const table of tables) {
       meta.overlap?.setTable(table, false)
       meta.l2.discardRange(table, geometry.clusterSize)

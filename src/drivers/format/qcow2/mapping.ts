@@ -147,13 +147,19 @@ export class Mapping {
   #report(out: ExtentSink, type: number, bytes: number, host: number): boolean {
     switch (type) {
       case ClusterType.normal:
-        return out.data(bytes, this.#meta.file, host, this.#dataFlags)
+        return out.data(
+          bytes,
+          this.#meta.file,
+          host,
+          this.#meta.crypto === undefined ? this.#dataFlags : ExtentFlags.encoded,
+        )
       case ClusterType.compressed:
         return out.encoded(bytes, host)
       case ClusterType.zeroPlain:
         return out.zero(bytes)
       case ClusterType.zeroAllocated:
-        return out.zero(bytes, this.#meta.file, host)
+        // What an encrypted image holds at an offset is of no use to anybody else.
+        return this.#meta.crypto === undefined ? out.zero(bytes, this.#meta.file, host) : out.zero(bytes)
       default:
         return out.unallocated(bytes)
     }

@@ -1,11 +1,18 @@
 import { blockError, codeOf, errnoError } from '../../../errors/index.js'
-import type { BlockNode, MeasureContext, MeasureResult } from '../../../graph/index.js'
+import { keyBytesOf } from '../../../formatkit/crypto/index.js'
+import { luksCreateOptions, luksPayloadOffset } from '../../../formatkit/luks/index.js'
+import {
+  type BlockNode,
+  type MeasureContext,
+  type MeasureResult,
+  supportsPersistentBitmaps,
+} from '../../../graph/index.js'
 import { ChainStatus, chainStatus } from '../../../io/index.js'
 import { TimeSlice } from '../../../sched/index.js'
-import { bitmapEntryBytes, readBitmapDirectory } from './bitmap-directory.js'
+import { bitmapEntryBytes } from './bitmap-directory.js'
 import { defaultClusterSize, maxL1Bytes, tableEntryBytes } from './constants.js'
 import { type CreateValues, checkClusterSize, preallocationOf, refcountOrderOf } from './create-options.js'
-import type { Qcow2Header } from './header.js'
+import { passwordOf } from './crypto.js'
 import { refcountMetadata } from './refcount-size.js'
 
 function roundUp(value: number, unit: number): number {
@@ -47,6 +54,14 @@ function versionOf(values: CreateValues): 2 | 3 {
   throw blockError('EINVAL', `Invalid compatibility level: '${compat}'`)
 }
 
+/** Bytes of the LUKS header. The secret is asked for as create does. */
+function measureLuks(context: MeasureContext): number {
+  const options = luksCreateOptions(context.options, 'encrypt.')
+  const secret = context.options['encrypt.key-secret']
+  passwordOf(context.layer, secret === undefined ? undefined : String(secret)).fill(0)
+  return luksPayloadOffset(keyBytesOf(options))
+}
+
 /** How large an image would become: `required` for the data there is, and with everything allocated. */
 export async function measure(context: MeasureContext): Promise<MeasureResult> {
   const values = context.options
@@ -59,9 +74,7 @@ export async function measure(context: MeasureContext): Promise<MeasureResult> {
   if (preallocation === undefined) {
     throw blockError('EINVAL', `invalid parameter value: ${values.preallocation}`)
   }
-  if (values['encrypt.format'] === 'luks') {
-    throw blockError('ENOTSUP', 'qcow2 encryption is not supported by this version')
-  }
+  const luksBytes = values['encrypt.format'] === 'luks' ? roundUp(measureLuks(context), clusterSize) : 0
   const l2EntryBytes = extendedL2 ? 16 : tableEntryBytes
   let size = roundUp(Number(values.size ?? 0), clusterSize)
   if (Math.ceil(size / clusterSize / (clusterSize / l2EntryBytes)) * tableEntryBytes > maxL1Bytes) {
@@ -78,31 +91,24 @@ export async function measure(context: MeasureContext): Promise<MeasureResult> {
     dataBytes = size
   }
   const fullyAllocated = fullyAllocatedBytes(size, clusterSize, refcountOrder, l2EntryBytes)
-  const result = { required: fullyAllocated - size + dataBytes, fullyAllocated }
-  const header = source === undefined || version < 3 ? undefined : bitmapHolder(source)
-  return header === undefined || source?.file === undefined
-    ? result
-    : { ...result, bitmaps: await bitmapBytes(source.file, header, clusterSize) }
-}
-
-/** The header of a source that can hold persistent bitmaps: a version 3 image itself, not a filter on it. */
-function bitmapHolder(source: BlockNode): Qcow2Header | undefined {
-  if (source.driver?.name !== 'qcow2') {
-    return undefined
+  const result = {
+    required: fullyAllocated - size + dataBytes + luksBytes,
+    fullyAllocated: fullyAllocated + luksBytes,
   }
-  const { header } = source.state as unknown as { readonly header: Qcow2Header }
-  return header.version >= 3 ? header : undefined
+  return source === undefined || version < 3 || !supportsPersistentBitmaps(source)
+    ? result
+    : { ...result, bitmaps: bitmapBytes(source, clusterSize) }
 }
 
-/** Bytes that the persistent bitmaps of the image in `file` would need, taken as fully allocated. */
-async function bitmapBytes(file: BlockNode, header: Qcow2Header, clusterSize: number): Promise<number> {
+/** Bytes that the persistent bitmaps of `source` would need, taken as fully allocated; inconsistent ones count as well. */
+function bitmapBytes(source: BlockNode, clusterSize: number): number {
   let bytes = 0
   let directory = 0
-  for (const bitmap of await readBitmapDirectory(file, header)) {
-    if (!bitmap.inUse) {
-      const clusters = Math.ceil(Math.ceil(header.size / bitmap.granularity) / 8 / clusterSize)
+  for (const bitmap of source.dirtyBitmaps) {
+    if (bitmap.isStored) {
+      const clusters = Math.ceil(Math.ceil(bitmap.size / bitmap.granularity) / 8 / clusterSize)
       bytes += clusters * clusterSize + roundUp(clusters * tableEntryBytes, clusterSize)
-      directory += bitmapEntryBytes(bitmap.name)
+      directory += bitmapEntryBytes(new TextEncoder().encode(bitmap.name).length)
     }
   }
   return bytes + roundUp(directory, clusterSize)

@@ -2,12 +2,13 @@ import { codeOf, errnoError } from '../../../errors/index.js'
 import { TableCache } from '../../../formatkit/index.js'
 import type { BlockChild, BlockNode } from '../../../graph/index.js'
 import type { Host } from '../../../host/index.js'
-import type { IoNode } from '../../../io/index.js'
+import type { DebugEvent, IoNode } from '../../../io/index.js'
 import { Mutex, type Wait } from '../../../sched/index.js'
 import { ClusterAllocator, type DiscardPolicy } from './allocate.js'
 import type { CacheSizes } from './cache-sizes.js'
 import { Incompatible, tableEntryBytes } from './constants.js'
 import { type CorruptImage, CorruptionReport } from './corruption.js'
+import type { Qcow2Crypto } from './crypto.js'
 import { readPadded } from './file-read.js'
 import { Geometry } from './geometry.js'
 import { type Qcow2Header, serializeHeader } from './header.js'
@@ -18,6 +19,8 @@ import type { Qcow2Snapshot } from './snapshot-table.js'
 
 /** Byte offset of the field "incompatible features" in the header. */
 const headerIncompatibleField = 72
+const l2Events = { load: 'l2_load', update: 'l2_update' } as const
+const blockEvents = { load: 'refblock_load', update: 'refblock_update_part' } as const
 
 export interface MetadataOptions {
   readonly node: IoNode
@@ -28,6 +31,7 @@ export interface MetadataOptions {
   readonly discards: DiscardPolicy
   /** Tells listeners of the layer that the image is corrupt. */
   readonly emit?: NonNullable<CorruptImage['emit']>
+  readonly crypto?: Qcow2Crypto | undefined
 }
 
 /**
@@ -61,6 +65,8 @@ export class Qcow2Metadata {
   readonly refcounts: Refcounts
   readonly allocator: ClusterAllocator
   readonly corruption: CorruptionReport
+  /** Absent for images without encryption. */
+  readonly crypto: Qcow2Crypto | undefined
   /** Protects metadata of an image that is open for writing. */
   overlap: OverlapCheck | undefined = undefined
   /** Refcounts may lag behind once the image is marked dirty. */
@@ -77,11 +83,12 @@ export class Qcow2Metadata {
     this.#fileEdge = file
     this.host = host
     this.emit = options.emit ?? (() => undefined)
+    this.crypto = options.crypto
     this.header = header
     this.geometry = new Geometry(header)
-    this.l2 = new TableCache(file, caches.l2EntryBytes, caches.l2Entries)
+    this.l2 = new TableCache(file, caches.l2EntryBytes, caches.l2Entries, l2Events)
     this.sliceEntries = caches.l2EntryBytes / tableEntryBytes
-    this.blocks = new TableCache(file, header.clusterSize, caches.refcountEntries)
+    this.blocks = new TableCache(file, header.clusterSize, caches.refcountEntries, blockEvents)
     this.refcounts = new Refcounts(this)
     this.allocator = new ClusterAllocator(this, options.discards)
     this.corruption = new CorruptionReport(this)
@@ -92,10 +99,15 @@ export class Qcow2Metadata {
     return this.#fileEdge.node
   }
 
+  /** Tells those who debug the file that the driver reached `name`; what follows waits for the result. */
+  event(name: DebugEvent): Wait {
+    return this.file.debug?.event(name)
+  }
+
   /** Takes other cache sizes into use. The caches have been written back and nothing is in flight. */
   resizeCaches(caches: CacheSizes): void {
     if (caches.l2EntryBytes !== this.l2.tableBytes) {
-      this.l2 = new TableCache(this.#fileEdge, caches.l2EntryBytes, caches.l2Entries)
+      this.l2 = new TableCache(this.#fileEdge, caches.l2EntryBytes, caches.l2Entries, l2Events)
       this.sliceEntries = caches.l2EntryBytes / tableEntryBytes
     }
     this.l2.capacity = caches.l2Entries
@@ -118,6 +130,7 @@ export class Qcow2Metadata {
     const { header } = this
     const l1 = new Uint8Array(header.l1Size * tableEntryBytes)
     await this.#read(header.l1TableOffset, l1, 'Could not read L1 table')
+    await this.event('reftable_load')
     const table = new Uint8Array(header.refcountTableClusters * header.clusterSize)
     await this.#read(header.refcountTableOffset, table, 'Could not initialize refcount handling')
     this.l1.replace(header.l1TableOffset, l1)

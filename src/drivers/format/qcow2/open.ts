@@ -2,8 +2,9 @@ import { codeOf, errnoError } from '../../../errors/index.js'
 import type { CheckFailure, CheckResult, OpenContext } from '../../../graph/index.js'
 import type { Host } from '../../../host/index.js'
 import type { IoNode } from '../../../io/index.js'
-import { checkBitmaps } from './bitmap-directory.js'
+import { PersistentBitmaps } from './bitmap-store.js'
 import { headerLengthV3 } from './constants.js'
+import { openCrypto } from './crypto.js'
 import { readPadded } from './file-read.js'
 import { clearAutoclear, describeUnsupported, headerBytesNeeded, parseHeader } from './header.js'
 import { Qcow2Image } from './image.js'
@@ -34,7 +35,9 @@ export async function open(context: OpenContext): Promise<Qcow2Image> {
     host.warn(`warning: ${warning}`)
   }
   const settings = runtimeSettings(context.options, header, node.unmapAllowed)
+  const crypto = await openCrypto(context.layer, node, file, header, settings.encrypt, flags.noIo)
   const meta = new Qcow2Metadata({
+    crypto,
     node,
     file: context.file,
     host,
@@ -59,10 +62,12 @@ export async function open(context: OpenContext): Promise<Qcow2Image> {
   if (write) {
     meta.overlap = new OverlapCheck(meta, settings.protectedStructures)
   }
-  if (!flags.noIo) {
+  // Those who debug want to see the tables read, as in QEMU.
+  if (!flags.noIo || file.debug !== undefined) {
     await meta.load()
   }
-  await checkBitmaps(file, header)
+  const bitmaps = new PersistentBitmaps(meta, node)
+  await bitmaps.load(write, !flags.noIo)
   if (write && clearAutoclear(header)) {
     try {
       await meta.writeHeader()
@@ -70,7 +75,7 @@ export async function open(context: OpenContext): Promise<Qcow2Image> {
       throw errnoError(codeOf(error), 'Could not update qcow2 header', { cause: error })
     }
   }
-  const image = new Qcow2Image(meta, context.file, settings)
+  const image = new Qcow2Image(meta, context.file, settings, bitmaps)
   if (write && !flags.check && meta.isDirty) {
     await repairDirty(image, host)
   }

@@ -2,6 +2,14 @@ import { defineOptions, type OptionDict } from '../../../options/index.js'
 
 /** Options an open takes. Defaults that depend on the image or the platform are not given here. */
 export const qcow2RuntimeOptions = defineOptions({
+  'encrypt.format': {
+    type: 'string',
+    help: "Format of the encryption, 'aes' or 'luks', if it shall be checked",
+  },
+  'encrypt.key-secret': {
+    type: 'string',
+    help: 'ID of secret providing qcow2 AES key or LUKS passphrase',
+  },
   'lazy-refcounts': { type: 'bool', help: 'Postpone refcount updates' },
   'pass-discard-request': { type: 'bool', help: 'Pass guest discard requests to the layer below' },
   'pass-discard-snapshot': {

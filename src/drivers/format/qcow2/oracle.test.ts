@@ -17,7 +17,7 @@ import {
 import { typeOption } from '../../../options/index.js'
 import { createNodeHost } from '../../../platform/node/index.js'
 import { file } from '../../protocol/file/index.js'
-import { checkBitmaps } from './bitmap-directory.js'
+import { BitmapLoader } from './bitmap-load.js'
 import { checkImage } from './check.js'
 import { create } from './create.js'
 import { type HeaderMode, headerBytesNeeded, parseHeader, type Qcow2Header } from './header.js'
@@ -85,7 +85,9 @@ async function parsed(node: BlockNode, mode: HeaderMode): Promise<Qcow2Header> {
   if (mode.check !== true) {
     await readSnapshotTable(node, header)
   }
-  await checkBitmaps(node, header)
+  for (const bitmap of (await new BitmapLoader(node, header).load(node, true)).values()) {
+    bitmap?.release()
+  }
   return header
 }
 

@@ -1,7 +1,7 @@
 import type { BlockError } from '../../../errors/index.js'
 import { IndexRanges } from '../../../formatkit/index.js'
 import type { OptionsOf } from '../../../options/index.js'
-import { maxL1Bytes, tableEntryBytes } from './constants.js'
+import { Autoclear, maxL1Bytes, tableEntryBytes } from './constants.js'
 import { readInside } from './file-read.js'
 import { hostOffset } from './l2-entry.js'
 import type { Qcow2Metadata } from './metadata.js'
@@ -236,7 +236,7 @@ export class OverlapCheck {
     if (
       bitmaps !== undefined &&
       chosen.has('bitmap-directory') &&
-      header.autoclear !== 0 &&
+      (header.autoclear & Autoclear.bitmaps) !== 0 &&
       touches(bitmaps.directoryOffset, bitmaps.directorySize)
     ) {
       return 'bitmap directory'

@@ -29,6 +29,7 @@ export class RefcountGrowth {
     const meta = this.#meta
     const { blockEntries, clusterSize } = meta.geometry
     const tableIndex = this.#refcounts.tableIndex(cluster)
+    await meta.event('refblock_alloc')
     // The refcount table is about to be written, so what L2 tables say must be durable.
     await meta.flushL2()
     const place = await meta.allocator.findFree(1)
@@ -50,6 +51,7 @@ export class RefcountGrowth {
       if (countsItself) {
         this.#refcounts.format.add(block, place % blockEntries, 1)
       }
+      await meta.event('refblock_alloc_write')
       await meta.flushBlocks()
       if (tableIndex < this.#refcounts.table.length) {
         await this.#hookUp(tableIndex, offset)
@@ -62,6 +64,7 @@ export class RefcountGrowth {
     }
     if (tableIndex >= this.#refcounts.table.length) {
       try {
+        await meta.event('reftable_grow')
         const used = Math.ceil(Math.max(cluster + 1, place) / blockEntries)
         await this.growTable(used * blockEntries * clusterSize, 0, false, tableIndex, offset)
       } catch (error) {
@@ -80,6 +83,7 @@ export class RefcountGrowth {
     view.setUint32(0, Math.floor(offset / 0x100000000))
     view.setUint32(4, offset % 0x100000000)
     try {
+      await meta.event('refblock_alloc_hookup')
       await meta.writeThrough(meta.header.refcountTableOffset + index * tableEntryBytes, entry)
     } catch (error) {
       meta.allocator.ban(offset / meta.geometry.clusterSize, 1)
@@ -136,8 +140,11 @@ export class RefcountGrowth {
     meta.allocator.taken(start / clusterSize, (end - start) / clusterSize)
     try {
       await this.#fillBlocks(table, firstBlock, total, start, end, created)
+      await meta.event('refblock_alloc_write_blocks')
       await meta.flushBlocks()
+      await meta.event('refblock_alloc_write_table')
       await meta.writeThrough(tableOffset, tableBytes(table))
+      await meta.event('refblock_alloc_switch_table')
       await this.#switchTable(table, tableOffset, tableClusters)
     } catch (error) {
       // The header on disk may name the new table all the same: it must not be overwritten.

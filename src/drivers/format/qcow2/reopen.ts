@@ -1,5 +1,6 @@
 import { codeOf, errnoError, ioError } from '../../../errors/index.js'
-import type { ReopenContext, ReopenPlan } from '../../../graph/index.js'
+import type { BlockNode, ReopenContext, ReopenPlan } from '../../../graph/index.js'
+import type { PersistentBitmaps } from './bitmap-store.js'
 import { Incompatible } from './constants.js'
 import { clearAutoclear } from './header.js'
 import type { Qcow2Metadata } from './metadata.js'
@@ -17,6 +18,7 @@ import { type RuntimeSettings, runtimeSettings } from './settings.js'
 export async function prepareReopen(
   context: ReopenContext,
   meta: Qcow2Metadata,
+  bitmaps: PersistentBitmaps,
   adopt: (settings: RuntimeSettings) => void,
 ): Promise<ReopenPlan> {
   const { node, options, readOnly, unmap } = context
@@ -24,27 +26,41 @@ export async function prepareReopen(
     throw ioError('ENOMEDIUM', { node: node.name, operation: 'reopen' })
   }
   const settings = runtimeSettings(options, meta.header, unmap)
-  await meta.locked(async () => {
-    await step('Failed to flush the L2 table cache', () => meta.writeL2())
-    await step('Failed to flush the refcount block cache', () => meta.writeBlocks())
-    if (!node.readOnly && (readOnly || (meta.lazyRefcounts && !settings.lazyRefcounts))) {
-      await step('Failed to disable lazy refcounts', () => meta.markClean(Incompatible.dirty))
-    }
-  })
-  if (readOnly && !node.readOnly) {
-    // The node's own flush at the start of the transaction came before the caches were empty for good.
-    const flushed = meta.file.flush()
-    if (flushed !== undefined) {
-      await flushed
+  const becomesReadonly = readOnly && !node.readOnly
+  const stayWritable = (): void => {
+    if (becomesReadonly) {
+      node.dirtyBitmaps.holdWrites(makeBitmapsWritable(node, meta, bitmaps))
     }
   }
+  if (becomesReadonly) {
+    await meta.locked(() => bitmaps.makeReadonly())
+  }
   let overlap: OverlapCheck | undefined
-  if (!readOnly) {
-    if (!meta.loaded) {
-      await meta.load()
+  try {
+    await meta.locked(async () => {
+      await step('Failed to flush the L2 table cache', () => meta.writeL2())
+      await step('Failed to flush the refcount block cache', () => meta.writeBlocks())
+      if (!node.readOnly && (readOnly || (meta.lazyRefcounts && !settings.lazyRefcounts))) {
+        await step('Failed to disable lazy refcounts', () => meta.markClean(Incompatible.dirty))
+      }
+    })
+    if (becomesReadonly) {
+      // The node's own flush at the start of the transaction came before the caches were empty for good.
+      const flushed = meta.file.flush()
+      if (flushed !== undefined) {
+        await flushed
+      }
     }
-    overlap = new OverlapCheck(meta, settings.protectedStructures)
-    await overlap.load()
+    if (!readOnly) {
+      if (!meta.loaded) {
+        await meta.load()
+      }
+      overlap = new OverlapCheck(meta, settings.protectedStructures)
+      await overlap.load()
+    }
+  } catch (error) {
+    stayWritable()
+    throw error
   }
   const becomesWritable = !readOnly && node.readOnly
   return {
@@ -55,13 +71,30 @@ export async function prepareReopen(
       meta.lazyRefcounts = settings.lazyRefcounts
       meta.overlap = overlap
     },
-    abort: () => undefined,
+    abort: stayWritable,
     finish: async () => {
       // As with an open for writing: what an unknown feature says of the image will not stay true.
       if (becomesWritable && clearAutoclear(meta.header)) {
         await step('Could not update qcow2 header', () => meta.writeHeader())
       }
+      if (becomesWritable) {
+        await makeBitmapsWritable(node, meta, bitmaps)
+      }
     },
+  }
+}
+
+/** A failure leaves the bitmaps, and with them the image, as they are in the file. */
+async function makeBitmapsWritable(
+  node: BlockNode,
+  meta: Qcow2Metadata,
+  bitmaps: PersistentBitmaps,
+): Promise<void> {
+  try {
+    await meta.locked(() => bitmaps.makeWritable())
+  } catch (error) {
+    const text = error instanceof Error ? error.message : String(error)
+    node.host.warn(`${node.name}: Failed to make dirty bitmaps writable: ${text}`)
   }
 }
 

@@ -1,6 +1,7 @@
 import { type BlockError, blockError, codeOf, errnoError, ioError, prefixed } from '../../../errors/index.js'
 import { type TruncateOptions, truncateNode } from '../../../graph/index.js'
 import { ReqFlags, WritePlan } from '../../../io/index.js'
+import type { PersistentBitmaps } from './bitmap-store.js'
 import type { ClusterWriter } from './cluster.js'
 import { tableEntryBytes } from './constants.js'
 import type { L2Tables } from './l2-tables.js'
@@ -25,6 +26,7 @@ export class Resize {
   readonly #tables: L2Tables
   readonly #writer: ClusterWriter
   readonly #zeroDiscard: ZeroDiscard
+  readonly #bitmaps: PersistentBitmaps
   readonly #onResize: (length: number) => void
 
   /** @param onResize called with the new length when it has taken effect */
@@ -33,12 +35,14 @@ export class Resize {
     tables: L2Tables,
     writer: ClusterWriter,
     zeroDiscard: ZeroDiscard,
+    bitmaps: PersistentBitmaps,
     onResize: (length: number) => void,
   ) {
     this.#meta = meta
     this.#tables = tables
     this.#writer = writer
     this.#zeroDiscard = zeroDiscard
+    this.#bitmaps = bitmaps
     this.#onResize = onResize
   }
 
@@ -55,6 +59,7 @@ export class Resize {
     if (header.snapshotCount !== 0 && header.version < 3) {
       throw blockError('ENOTSUP', "Can't resize a v2 image which has snapshots")
     }
+    await this.#bitmaps.checkResize()
     const old = header.size
     const l1Entries = geometry.l1EntriesFor(length)
     if (length < old) {
@@ -200,6 +205,7 @@ export class Resize {
     if (wait !== undefined) {
       await wait
     }
+    this.#meta.crypto?.encrypt(guest, host, bytes, data, 0)
     await this.#write(host, data)
   }
 

@@ -2,7 +2,8 @@ import { blockError } from '../../../errors/index.js'
 import { type OptionDict, type OptionsOf, takeOptions } from '../../../options/index.js'
 import type { DiscardPolicy } from './allocate.js'
 import { type CacheSizes, cacheSizes } from './cache-sizes.js'
-import { Compatible } from './constants.js'
+import { Compatible, CryptMethod } from './constants.js'
+import { checkEncryptFormat, type EncryptOptions } from './crypto.js'
 import type { Qcow2Header } from './header.js'
 import { qcow2RuntimeOptions } from './options.js'
 import { overlapTemplates, protectedStructures } from './overlap.js'
@@ -17,6 +18,7 @@ export interface RuntimeSettings {
   /** Refcounts may lag behind while the image is marked dirty. */
   readonly lazyRefcounts: boolean
   readonly protectedStructures: ReturnType<typeof protectedStructures>
+  readonly encrypt: EncryptOptions
 }
 
 /**
@@ -31,6 +33,14 @@ export function runtimeSettings(
 ): RuntimeSettings {
   const options = takeOptions(dict, qcow2RuntimeOptions)
   checkOptions(options, header)
+  checkEncryptFormat(options['encrypt.format'], header)
+  if (header.cryptMethod !== CryptMethod.none) {
+    for (const key of dict.keys()) {
+      if (key.startsWith('encrypt.')) {
+        throw blockError('EINVAL', `Parameter '${key.slice('encrypt.'.length)}' is unexpected`)
+      }
+    }
+  }
   const caches = () => cacheSizes(options, header.size, header.clusterSize)
   caches()
   return {
@@ -38,6 +48,7 @@ export function runtimeSettings(
     discards: discardPolicy(options, unmapAllowed),
     lazyRefcounts: options['lazy-refcounts'] ?? (header.compatible & Compatible.lazyRefcounts) !== 0,
     protectedStructures: protectedStructures(options),
+    encrypt: { format: options['encrypt.format'], keySecret: options['encrypt.key-secret'] },
   }
 }
 

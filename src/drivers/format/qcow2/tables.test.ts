@@ -4,7 +4,9 @@ import { isBlockError } from '../../../errors/index.js'
 import { createBlockLayer } from '../../../graph/index.js'
 import { MemoryHost } from '../../../testing/index.js'
 import { file } from '../../protocol/file/index.js'
-import { checkBitmaps, parseBitmapDirectory, readBitmapClusters } from './bitmap-directory.js'
+import { parseBitmapDirectory, serializeBitmapDirectory } from './bitmap-directory.js'
+import { BitmapLoader } from './bitmap-load.js'
+import { readBitmapClusters } from './bitmap-table.js'
 import type { Qcow2Header } from './header.js'
 import { parseSnapshotEntry, readSnapshotTable, snapshotEntryBytes } from './snapshot-table.js'
 import { specificInfo } from './specific-info.js'
@@ -151,11 +153,28 @@ function directory(bytes: Uint8Array, count: number): ReturnType<typeof parseBit
 
 describe('bitmap directory', () => {
   test('names, granularity and flags', () => {
-    const bytes = Buffer.concat([bitmapEntry('b0'), bitmapEntry('long-name', { flags: 1, bits: 9 })])
+    const bytes = Uint8Array.from([...bitmapEntry('b0'), ...bitmapEntry('long-name', { flags: 1, bits: 9 })])
     expect(directory(bytes, 2)).toEqual([
-      { name: 'b0', granularity: 65536, tableOffset: 1024, tableSize: 1, inUse: false, auto: true },
-      { name: 'long-name', granularity: 512, tableOffset: 1024, tableSize: 1, inUse: true, auto: false },
+      {
+        name: 'b0',
+        nameBytes: Uint8Array.from(Buffer.from('b0')),
+        granularity: 65536,
+        tableOffset: 1024,
+        tableSize: 1,
+        inUse: false,
+        auto: true,
+      },
+      {
+        name: 'long-name',
+        nameBytes: Uint8Array.from(Buffer.from('long-name')),
+        granularity: 512,
+        tableOffset: 1024,
+        tableSize: 1,
+        inUse: true,
+        auto: false,
+      },
     ])
+    expect(serializeBitmapDirectory(directory(bytes, 2), header({}))).toEqual(bytes)
   })
 
   test.each([
@@ -182,8 +201,12 @@ describe('bitmap directory', () => {
     image.set(entry, 512)
     const bitmaps = { count: 1, directorySize: entry.length, directoryOffset: 512 }
     const node = await fileWith(image)
-    await checkBitmaps(node, header({ bitmaps }))
-    await expect(checkBitmaps(node, header({ bitmaps, size: 0 }))).rejects.toThrow(
+    const loaded = await new BitmapLoader(node, header({ bitmaps })).load(node, true)
+    expect([...loaded.values()].map((bitmap) => bitmap?.info())).toEqual([
+      { name: 'b0', recording: true, persistent: true, busy: false, count: 0, granularity: 65536 },
+    ])
+    node.dirtyBitmaps.releaseNamed()
+    await expect(new BitmapLoader(node, header({ bitmaps, size: 0 })).load(node, true)).rejects.toThrow(
       "Could not read bitmap 'b0' from image: Invalid argument",
     )
     expect((await specificInfo(header({ bitmaps }), node)).data).toEqual({
@@ -204,6 +227,7 @@ describe('bitmap directory', () => {
     const read = async (tableSize: number) =>
       await readBitmapClusters(node, header({}), {
         name: 'b',
+        nameBytes: Uint8Array.of(98),
         granularity: 65536,
         tableOffset: 1024,
         tableSize,
@@ -220,6 +244,7 @@ describe('bitmap directory', () => {
       await expect(
         readBitmapClusters(broken, header({}), {
           name: 'b',
+          nameBytes: Uint8Array.of(98),
           granularity: 65536,
           tableOffset: 1024,
           tableSize: 1,

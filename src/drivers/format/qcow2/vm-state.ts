@@ -1,4 +1,5 @@
 import type { VmStateArea } from '../../../graph/index.js'
+import { afterEvent } from '../../../io/index.js'
 import { Mutex, type Wait } from '../../../sched/index.js'
 import type { Qcow2Metadata } from './metadata.js'
 
@@ -20,7 +21,30 @@ export class Qcow2VmState implements VmStateArea {
 
   /** What was never written reads as zeroes. */
   read(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): Wait {
-    return this.#meta.node.readDriver(this.#start + offset, bytes, buffer, bufferOffset, 0)
+    return afterEvent(this.#meta.file.debug, 'vmstate_load', () =>
+      this.#read(this.#start + offset, bytes, buffer, bufferOffset),
+    )
+  }
+
+  #read(start: number, bytes: number, buffer: Uint8Array, bufferOffset: number): Wait {
+    const { node } = this.#meta
+    const align = node.limits.requestAlignment
+    return start % align === 0 && bytes % align === 0
+      ? node.readDriver(start, bytes, buffer, bufferOffset, 0)
+      : this.#readPadded(start, bytes, buffer, bufferOffset)
+  }
+
+  /** Reads whole blocks around the range: sectors of an encrypted image. */
+  async #readPadded(start: number, bytes: number, buffer: Uint8Array, bufferOffset: number): Promise<void> {
+    const { node } = this.#meta
+    const align = node.limits.requestAlignment
+    const head = start % align
+    const padded = new Uint8Array(Math.ceil((head + bytes) / align) * align)
+    const wait = node.readDriver(start - head, padded.length, padded, 0, 0)
+    if (wait !== undefined) {
+      await wait
+    }
+    buffer.set(padded.subarray(head, head + bytes), bufferOffset)
   }
 
   write(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): Wait {
@@ -29,6 +53,7 @@ export class Qcow2VmState implements VmStateArea {
 
   /** Writes whole clusters: the request path knows nothing of what lies behind the disk. */
   async #write(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): Promise<void> {
+    await this.#meta.event('vmstate_save')
     const { node, geometry } = this.#meta
     const start = this.#start + offset
     const from = geometry.clusterStart(start)

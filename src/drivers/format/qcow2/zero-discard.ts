@@ -143,6 +143,9 @@ export class ZeroDiscard {
             return start
           }
           const freed = this.#apply(slice, start, stop, how)
+          if (how === 'forget') {
+            meta.allocator.keepUntilUnlinked()
+          }
           await this.#free(freed, reason ?? (how === 'forget' ? 'always' : 'request'))
         } finally {
           meta.l2.release(slice)

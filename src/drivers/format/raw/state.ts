@@ -20,6 +20,7 @@ import {
   kernelCopyPlace,
 } from '../../../hostfile/kernel-copy.js'
 import {
+  afterEvent,
   type BlockLimits,
   type DirectPath,
   ExtentFlags,
@@ -86,6 +87,12 @@ export class RawState implements DriverState, DirectPath, KernelCopyTarget {
   }
 
   read(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number, flags: number): Wait {
+    const debug = this.#node.childDebug
+    if (debug !== undefined) {
+      return afterEvent(debug, 'read_aio', () =>
+        this.#file.node.read(offset + this.#offset, bytes, buffer, bufferOffset, flags),
+      )
+    }
     return this.#file.node.read(offset + this.#offset, bytes, buffer, bufferOffset, flags)
   }
 
@@ -95,6 +102,12 @@ export class RawState implements DriverState, DirectPath, KernelCopyTarget {
     }
     if (this.#guarded && offset < probeBytes && bytes > 0) {
       return this.#writeGuarded(offset, bytes, buffer, bufferOffset, flags)
+    }
+    const debug = this.#node.childDebug
+    if (debug !== undefined) {
+      return afterEvent(debug, 'write_aio', () =>
+        this.#file.node.write(offset + this.#offset, bytes, buffer, bufferOffset, flags),
+      )
     }
     return this.#file.node.write(offset + this.#offset, bytes, buffer, bufferOffset, flags)
   }

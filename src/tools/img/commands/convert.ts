@@ -4,7 +4,6 @@ import {
   convertFromSource,
   convertImage,
   convertToSink,
-  openImage,
   type SnapshotWanted,
 } from '../../../image/index.js'
 import { escapeOptionValue, hasHelpOption, parseInteger } from '../../../options/index.js'
@@ -180,9 +179,6 @@ async function copy(
   try {
     const layer = await tool.layer()
     const options = createOptions(tool, layer, request, targetFormat ?? 'raw')
-    if (flags.has('bitmaps')) {
-      await refuseBitmaps(tool, sources, image)
-    }
     const long = { signal: context.signal, progress: meter.update }
     if (toSink) {
       refuseForStream(tool, request, fromSource)
@@ -217,6 +213,8 @@ async function copy(
       snapshot: request.snapshot,
       rateLimit: request.rateLimit,
       salvage: flags.has('salvage'),
+      bitmaps: flags.has('bitmaps'),
+      skipBrokenBitmaps: flags.has('skip-broken-bitmaps'),
       quiet,
       cache: request.cache,
       sourceCache: request.sourceCache,
@@ -275,21 +273,5 @@ function refuseForStream(tool: ImgTool, request: Request, fromSource: boolean): 
   refuse(request.rateLimit !== undefined, 'A rate limit (-r)')
   refuse(request.flags.has('salvage'), '--salvage')
   refuse(request.flags.has('C'), 'Copy offloading (-C)')
-}
-
-async function refuseBitmaps(
-  tool: ImgTool,
-  sources: readonly string[],
-  image: ImageArguments,
-): Promise<never> {
-  const [first, ...rest] = sources
-  const source = await openImage(await tool.layer(), tool.imageSpec(first ?? '', image))
-  const format = source.node.driver?.name
-  await source.close()
-  if (rest.length > 0) {
-    tool.fail('Copying bitmaps only possible with single source')
-  }
-  tool.fail(
-    format === 'qcow2' ? 'Copying bitmaps is not supported by this version' : 'Source lacks bitmap support',
-  )
+  refuse(request.flags.has('bitmaps'), '--bitmaps')
 }
