@@ -2,5 +2,5 @@
 # Installs what is missing, builds, and runs every check. The last line is "N passed, N failed".
 set -euo pipefail
 cd "$(dirname "$0")/.."
-scripts/setup.sh qemu-utils:qemu-img e2fsprogs:mke2fs
+scripts/setup.sh qemu-utils:qemu-img e2fsprogs:mke2fs cryptsetup-bin:cryptsetup
 exec node scripts/test.mjs "$@"

@@ -1,11 +1,12 @@
 import { blockError, ioError } from '../errors/index.js'
-import { type AccountedKind, type DetectZeroes, type IoAccounting, ReqFlags } from '../io/index.js'
+import type { DetectZeroes } from '../io/index.js'
 import type { OptionDict, OptionTree } from '../options/index.js'
 import type { Wait } from '../sched/index.js'
 import { changeAioContext } from './aio-change.js'
 import type { AioContext } from './aio-context.js'
 import { DeviceSlot } from './backend-device.js'
 import { ErrorPolicy } from './backend-errors.js'
+import { BackendIo } from './backend-io.js'
 import { BlockChild, type EdgeParent } from './child.js'
 import { drain } from './drain.js'
 import { type OpenFlags, Perm, Role } from './flags.js'
@@ -13,7 +14,7 @@ import type { BlockLayer } from './layer.js'
 import { attachEdge, detachEdge } from './lifecycle.js'
 import type { BlockNode } from './node.js'
 import { isWellFormedId } from './node-names.js'
-import { settlePermissions } from './permissions.js'
+import { permissionNames, settlePermissions } from './permissions.js'
 import { isInserted } from './resize.js'
 
 export interface BackendOptions {
@@ -32,15 +33,13 @@ export interface BackendOptions {
  *
  * Buffers belong to the caller and must stay untouched until the returned wait settles.
  */
-export class Backend implements EdgeParent {
+export class Backend extends BackendIo implements EdgeParent {
   readonly layer: BlockLayer
   readonly name: string
-  root: BlockChild | undefined = undefined
-  writeThrough: boolean
-  /** Whether requests may start past the end of the node (creation code grows files). */
-  allowBeyondEnd = false
   /** Whether others may move the node below to another AioContext although this backend uses it. */
   allowAioContextChange = false
+  /** A writer that copes with its node becoming inactive although no guest is behind it. */
+  forceAllowInactivate = false
   /** Block size that the guest sees, bytes. */
   guestBlockSize = 512
   readonly device = new DeviceSlot(this)
@@ -52,17 +51,15 @@ export class Backend implements EdgeParent {
   }
   #perm: number
   #shared: number
+  /** Permissions are not in effect because the medium is inactive. */
+  #disabled = false
   #closed = false
-  #held = 0
   /** Where the I/O of media takes place. */
   #aioContext: AioContext
-  #accounting: IoAccounting | undefined = undefined
-  /** Whether requests must look at more than their range. Hot: read on every request. */
-  #attention = false
-  readonly #waiting: (() => void)[] = []
 
   /** @throws BlockError EINVAL for a name that is no id or is taken */
   constructor(layer: BlockLayer, options: BackendOptions = {}) {
+    super(options.writeThrough ?? false)
     this.layer = layer
     this.#aioContext = layer.mainContext
     this.name = options.name ?? ''
@@ -71,7 +68,6 @@ export class Backend implements EdgeParent {
     }
     this.#perm = options.perm ?? 0
     this.#shared = options.shared ?? Perm.all
-    this.writeThrough = options.writeThrough ?? false
     layer.backends.add(this)
   }
 
@@ -119,18 +115,6 @@ export class Backend implements EdgeParent {
     return this.name
   }
 
-  get node(): BlockNode {
-    if (this.root === undefined) {
-      throw ioError('ENOMEDIUM')
-    }
-    return this.root.node
-  }
-
-  /** Bytes, a multiple of 512. */
-  get length(): number {
-    return this.node.length
-  }
-
   get perm(): number {
     return this.#perm
   }
@@ -146,8 +130,11 @@ export class Backend implements EdgeParent {
     }
     await this.#joinAioContext(node)
     const child = new BlockChild('root', Role.filtered | Role.primary, this, node)
-    child.perm = this.#perm
-    child.shared = this.#shared
+    child.perm = this.#disabled ? 0 : this.#perm
+    child.shared = this.#disabled ? Perm.all : this.#shared
+    if (node.flags.inactive && (child.perm & ~Perm.consistentRead) !== 0) {
+      throw blockError('EPERM', `Permission '${permissionNames(child.perm)}' unavailable on inactive node`)
+    }
     try {
       await this.layer.graphLock.run(async () => {
         attachEdge(child)
@@ -205,6 +192,14 @@ export class Backend implements EdgeParent {
 
   /** Changes what this backend uses and shares; on failure nothing changes. */
   async setPermissions(perm: number, shared: number): Promise<void> {
+    if (!this.#disabled) {
+      await this.#applyPermissions(perm, shared)
+    }
+    this.#perm = perm
+    this.#shared = shared
+  }
+
+  async #applyPermissions(perm: number, shared: number): Promise<void> {
     const child = this.root
     if (child !== undefined) {
       await this.layer.graphLock.run(async () => {
@@ -220,8 +215,34 @@ export class Backend implements EdgeParent {
         }
       })
     }
-    this.#perm = perm
-    this.#shared = shared
+  }
+
+  /** Whether this backend may be taken its permissions: guests' devices wait until they have them again. */
+  get #canInactivate(): boolean {
+    return (
+      this.name !== '' ||
+      this.device.model !== undefined ||
+      (this.#perm & (Perm.write | Perm.writeUnchanged)) === 0 ||
+      this.forceAllowInactivate
+    )
+  }
+
+  async inactivate(): Promise<void> {
+    if (this.#disabled) {
+      return
+    }
+    if (!this.#canInactivate) {
+      throw ioError('EPERM')
+    }
+    await this.#applyPermissions(0, Perm.all)
+    this.#disabled = true
+  }
+
+  async activate(): Promise<void> {
+    if (this.#disabled) {
+      await this.#applyPermissions(this.#perm, this.#shared)
+      this.#disabled = false
+    }
   }
 
   async remove(): Promise<void> {
@@ -255,25 +276,6 @@ export class Backend implements EdgeParent {
     }
   }
 
-  /** Whether writes are durable only after a flush (QEMU's "write cache"). */
-  get writeCache(): boolean {
-    return !this.writeThrough
-  }
-
-  set writeCache(enabled: boolean) {
-    this.writeThrough = !enabled
-  }
-
-  /** Counts the requests of this backend; undefined: nothing is counted, which costs nothing. */
-  get accounting(): IoAccounting | undefined {
-    return this.#accounting
-  }
-
-  set accounting(accounting: IoAccounting | undefined) {
-    this.#accounting = accounting
-    this.#attend()
-  }
-
   /** Whether there is a medium. */
   get isInserted(): boolean {
     return this.root !== undefined && isInserted(this.root.node)
@@ -304,7 +306,11 @@ export class Backend implements EdgeParent {
 
   /** @internal A device model came or went. */
   deviceChanged(): void {
-    this.#attend()
+    if (this.layer.incoming && this.device.model !== undefined && this.root === undefined) {
+      // A guest that does not run yet needs nothing.
+      this.#disabled = true
+    }
+    this.attend()
   }
 
   resized(): void {
@@ -315,139 +321,20 @@ export class Backend implements EdgeParent {
     this.device.changeMedia(load)
   }
 
+  protected get hasDevice(): boolean {
+    return this.device.model !== undefined
+  }
+
+  protected drainedBegin(): void {
+    this.device.drainedBegin()
+  }
+
+  protected drainedEnd(): void {
+    this.device.drainedEnd()
+  }
+
   quiesced(): Wait {
     return this.device.drainedPoll()
-  }
-
-  get isHeld(): boolean {
-    return this.#held !== 0
-  }
-
-  /** New requests wait while this has been called more often than {@link releaseRequests}. */
-  holdRequests(): void {
-    if (this.#held++ === 0) {
-      this.#attend()
-      this.device.drainedBegin()
-    }
-  }
-
-  releaseRequests(): void {
-    if (--this.#held === 0) {
-      this.#attend()
-      this.device.drainedEnd()
-      for (const resume of this.#waiting.splice(0)) {
-        resume()
-      }
-    }
-  }
-
-  #attend(): void {
-    this.#attention = this.#held !== 0 || this.#accounting !== undefined || this.device.model !== undefined
-  }
-
-  #check(operation: string, offset: number, bytes: number): BlockNode {
-    const node = this.node
-    if (!(offset >= 0 && bytes >= 0) || (!this.allowBeyondEnd && offset + bytes > node.length)) {
-      throw ioError('EIO', { node: node.name, operation, offset, bytes })
-    }
-    return node
-  }
-
-  #checkAvailable(): void {
-    if (this.device.model !== undefined && !this.isAvailable) {
-      throw ioError('ENOMEDIUM')
-    }
-  }
-
-  /** A request that is counted, that may have to wait, or whose medium may be out of reach. */
-  #attended(
-    kind: AccountedKind,
-    operation: string,
-    offset: number,
-    bytes: number,
-    request: (node: BlockNode) => Wait,
-  ): Wait {
-    const accounting = this.#accounting
-    if (accounting === undefined) {
-      return this.#admitted(operation, offset, bytes, request)
-    }
-    try {
-      this.#checkAvailable()
-      this.#check(operation, offset, bytes)
-    } catch (error) {
-      accounting.invalid(kind)
-      throw error
-    }
-    return accounting.run(kind, bytes, () => this.#admitted(operation, offset, bytes, request))
-  }
-
-  #admitted(operation: string, offset: number, bytes: number, request: (node: BlockNode) => Wait): Wait {
-    if (this.#held !== 0) {
-      return this.#whenReleased(() => this.#admitted(operation, offset, bytes, request))
-    }
-    this.#checkAvailable()
-    return request(this.#check(operation, offset, bytes))
-  }
-
-  /** Runs a request once nobody holds requests back. */
-  async #whenReleased(request: () => Wait): Promise<void> {
-    while (this.#held !== 0) {
-      await new Promise<void>((resolve) => {
-        this.#waiting.push(resolve)
-      })
-    }
-    const wait = request()
-    if (wait !== undefined) {
-      await wait
-    }
-  }
-
-  /** Fills `buffer[bufferOffset, +bytes)`. @throws BlockError EIO outside the node */
-  read(offset: number, bytes: number, buffer: Uint8Array, bufferOffset = 0, flags = 0): Wait {
-    if (this.#attention) {
-      return this.#attended('read', 'read', offset, bytes, (node) =>
-        node.read(offset, bytes, buffer, bufferOffset, flags),
-      )
-    }
-    return this.#check('read', offset, bytes).read(offset, bytes, buffer, bufferOffset, flags)
-  }
-
-  /** Writes `buffer[bufferOffset, +bytes)`; durable after {@link flush}, or at once with `writeThrough`. */
-  write(offset: number, bytes: number, buffer: Uint8Array, bufferOffset = 0, flags = 0): Wait {
-    const all = this.writeThrough ? flags | ReqFlags.fua : flags
-    if (this.#attention) {
-      return this.#attended('write', 'write', offset, bytes, (node) =>
-        node.write(offset, bytes, buffer, bufferOffset, all),
-      )
-    }
-    return this.#check('write', offset, bytes).write(offset, bytes, buffer, bufferOffset, all)
-  }
-
-  /** See IoNode.writeZeroes. */
-  writeZeroes(offset: number, bytes: number, flags = 0): Wait {
-    const all = this.writeThrough ? flags | ReqFlags.fua : flags
-    if (this.#attention) {
-      return this.#attended('write', 'write-zeroes', offset, bytes, (node) =>
-        node.writeZeroes(offset, bytes, all),
-      )
-    }
-    return this.#check('write-zeroes', offset, bytes).writeZeroes(offset, bytes, all)
-  }
-
-  /** See IoNode.discard. */
-  discard(offset: number, bytes: number): Wait {
-    if (this.#attention) {
-      return this.#attended('unmap', 'discard', offset, bytes, (node) => node.discard(offset, bytes))
-    }
-    return this.#check('discard', offset, bytes).discard(offset, bytes)
-  }
-
-  /** Everything completed before is durable afterwards. */
-  flush(): Wait {
-    if (this.#attention) {
-      return this.#attended('flush', 'flush', 0, 0, (node) => node.flush())
-    }
-    return this.node.flush()
   }
 }
 

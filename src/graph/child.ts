@@ -1,4 +1,4 @@
-import type { Wait } from '../sched/index.js'
+import type { Maybe, Wait } from '../sched/index.js'
 import type { AioContext } from './aio-context.js'
 import type { BlockNode } from './node.js'
 
@@ -21,6 +21,10 @@ export interface EdgeParent {
   checkAioContext?(context: AioContext): void
   /** It has moved there. */
   aioContextChanged?(context: AioContext): void
+  /** The node below is about to become inactive: its user stops using what that forbids, or throws. */
+  inactivate?(): Maybe<void>
+  /** The node below is active again. */
+  activate?(): Maybe<void>
   /** Its edges do not follow when another node takes the place of theirs (jobs). */
   readonly stayAtNode?: boolean
   /** The node, if the parent is one. */

@@ -187,7 +187,9 @@ export class DirtyBitmap {
     this.#assertNotFrozen('renamed')
     if (name !== this.#name) {
       this.#owner.checkName(name)
+      const before = this.#name
       this.#name = name
+      this.#owner.renamed(this, before)
     }
   }
 
@@ -211,8 +213,10 @@ export class DirtyBitmap {
   }
 
   setReadonly(readonly: boolean): void {
-    this.#readonly = readonly
-    this.#owner.readonlyChanged()
+    if (readonly !== this.#readonly) {
+      this.#readonly = readonly
+      this.#owner.readonlyChanged(this)
+    }
   }
 
   /** Marks a persistent bitmap as meaningless, for good. */
@@ -350,8 +354,8 @@ export class DirtyBitmap {
     this.#successor = undefined
     this.#busy = false
     const name = this.#name
-    this.#name = undefined
-    successor.#name = name
+    this.makeAnonymous()
+    successor.rename(name)
     successor.persistent = this.persistent
     this.persistent = false
     this.release()

@@ -23,7 +23,9 @@ export interface NewDirtyBitmap {
  */
 export class DirtyBitmaps implements DirtyTracker {
   readonly node: BlockNode
-  readonly #list: DirtyBitmap[] = []
+  /** The oldest first. */
+  readonly #bitmaps = new Set<DirtyBitmap>()
+  readonly #names = new Map<string, DirtyBitmap>()
   #readonlyCount = 0
   #gate: Promise<void> | undefined = undefined
 
@@ -33,16 +35,16 @@ export class DirtyBitmaps implements DirtyTracker {
 
   /** From the head of the list on. */
   [Symbol.iterator](): IterableIterator<DirtyBitmap> {
-    return [...this.#list].values()
+    return [...this.#bitmaps].reverse().values()
   }
 
   get isEmpty(): boolean {
-    return this.#list.length === 0
+    return this.#bitmaps.size === 0
   }
 
   /** Whether there is one that users know by name. */
   get hasNamed(): boolean {
-    return this.#list.some((bitmap) => bitmap.name !== undefined)
+    return this.#names.size !== 0
   }
 
   /** Whether one must not change, which means that the data must not either. */
@@ -51,7 +53,7 @@ export class DirtyBitmaps implements DirtyTracker {
   }
 
   find(name: string): DirtyBitmap | undefined {
-    return this.#list.find((bitmap) => bitmap.name === name)
+    return this.#names.get(name)
   }
 
   /** @internal @throws BlockError EEXIST, EINVAL */
@@ -82,14 +84,15 @@ export class DirtyBitmaps implements DirtyTracker {
       throw errnoError('ENOMEDIUM', 'could not get length of device')
     }
     const bitmap = new DirtyBitmap(this, name, size ?? this.node.length, granularity)
-    this.#list.unshift(bitmap)
+    this.#bitmaps.add(bitmap)
+    this.renamed(bitmap, undefined)
     this.node.dirtyTracker = this
     return bitmap
   }
 
   /** What queries show, from the head of the list on (seed row 108). */
   query(): BlockDirtyInfo[] {
-    return this.#list.map((bitmap) => bitmap.info())
+    return [...this].map((bitmap) => bitmap.info())
   }
 
   /** Releases every bitmap that has a name; the image is being closed. */
@@ -101,21 +104,37 @@ export class DirtyBitmaps implements DirtyTracker {
     }
   }
 
+  /** @internal A bitmap called `before` has a name, another one or none now. */
+  renamed(bitmap: DirtyBitmap, before: string | undefined): void {
+    if (before !== undefined) {
+      this.#names.delete(before)
+    }
+    if (bitmap.name !== undefined) {
+      this.#names.set(bitmap.name, bitmap)
+    }
+  }
+
   /** @internal Takes a bitmap out of the list; one that is not in it changes nothing. */
   forget(bitmap: DirtyBitmap): void {
-    const at = this.#list.indexOf(bitmap)
-    if (at >= 0) {
-      this.#list.splice(at, 1)
+    if (!this.#bitmaps.delete(bitmap)) {
+      return
     }
-    this.readonlyChanged()
-    if (this.#list.length === 0) {
+    if (bitmap.name !== undefined) {
+      this.#names.delete(bitmap.name)
+    }
+    if (bitmap.readonly) {
+      this.#readonlyCount--
+    }
+    if (this.isEmpty) {
       this.node.dirtyTracker = undefined
     }
   }
 
-  /** @internal */
-  readonlyChanged(): void {
-    this.#readonlyCount = this.#list.filter((bitmap) => bitmap.readonly).length
+  /** @internal A bitmap in the list has become readonly, or stopped being so. */
+  readonlyChanged(bitmap: DirtyBitmap): void {
+    if (this.#bitmaps.has(bitmap)) {
+      this.#readonlyCount += bitmap.readonly ? 1 : -1
+    }
   }
 
   /** @internal Writes wait until `change` has settled: it decides whether the bitmaps may change. */
@@ -150,7 +169,7 @@ export class DirtyBitmaps implements DirtyTracker {
   }
 
   wrote(offset: number, bytes: number): void {
-    for (const bitmap of this.#list) {
+    for (const bitmap of this.#bitmaps) {
       // A failed or advisory request may have reached past the end.
       const inside = Math.min(bytes, bitmap.size - offset)
       if (inside > 0) {
@@ -161,14 +180,14 @@ export class DirtyBitmaps implements DirtyTracker {
 
   /** @internal Throws, as an assertion, if a bitmap is in use so that the length must not change. */
   assertCanResize(): void {
-    for (const bitmap of this.#list) {
+    for (const bitmap of this.#bitmaps) {
       bitmap.assertCanTruncate()
     }
   }
 
   resized(length: number): void {
     this.assertCanResize()
-    for (const bitmap of this.#list) {
+    for (const bitmap of this.#bitmaps) {
       bitmap.truncate(length)
     }
   }

@@ -107,8 +107,8 @@ export interface MediumHooks {
 export interface KeyHooks {
   readonly encrypted: boolean
   readonly hasKey: boolean
-  /** @throws BlockError EINVAL for a wrong key; {@link hasKey} is false then */
-  setKey(key: Uint8Array): Maybe<void>
+  /** Absent: keys are only taken when the image is opened. @throws BlockError EINVAL for a wrong key; {@link hasKey} is false then */
+  setKey?(key: Uint8Array): Maybe<void>
 }
 
 /**

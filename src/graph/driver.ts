@@ -164,8 +164,11 @@ export interface DriverState {
   attachAioContext?(context: AioContext): void
   /** The image is about to be handed to another process: write everything back. */
   inactivate?(): Wait
-  /** Another process may have changed the image: forget what is cached. */
-  invalidate?(): Wait
+  /**
+   * Another process may have changed the image: forget what is cached. A driver that reads the image
+   * anew returns what it is now, which takes this object's place; this one is not closed then.
+   */
+  invalidate?(): Maybe<DriverState | undefined>
   /**
    * How the node is named by its children: a plain filename that reopens it exactly, or undefined
    * if only `json:` can. Absent: the core derives it (seed L3940-4003).

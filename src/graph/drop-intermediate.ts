@@ -4,7 +4,7 @@ import { drain } from './drain.js'
 import { refreshFilename } from './filenames.js'
 import { Role } from './flags.js'
 import type { BlockNode } from './node.js'
-import { reopenSetReadOnly } from './reopen.js'
+import { whileWritable } from './reopen.js'
 import { changeEdges, finishChanges, moveParents, refreshAbove } from './transaction.js'
 
 /**
@@ -76,15 +76,7 @@ function imagesAbove(node: BlockNode): BlockNode[] {
 
 /** Changes the header of an image, which is writable only meanwhile if it is not now. */
 async function recordBacking(node: BlockNode, name: string, format: string): Promise<void> {
-  const { readOnly } = node
-  if (readOnly) {
-    await reopenSetReadOnly(node, false)
-  }
-  try {
-    await changeBackingFile(node, name === '' ? undefined : name, format === '' ? undefined : format)
-  } finally {
-    if (readOnly) {
-      await reopenSetReadOnly(node, true)
-    }
-  }
+  await whileWritable(node, () =>
+    changeBackingFile(node, name === '' ? undefined : name, format === '' ? undefined : format),
+  )
 }

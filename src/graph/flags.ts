@@ -19,6 +19,8 @@ export interface OpenFlags {
   check: boolean
   /** Discards are passed on. */
   unmap: boolean
+  /** Another process owns the image: nothing is written, no locks are taken (`BDRV_O_INACTIVE`). */
+  inactive: boolean
   /** How files should reach the kernel unless their `aio` option says otherwise (`BDRV_O_NATIVE_AIO`, `BDRV_O_IO_URING`). */
   aio: 'threads' | 'native' | 'io_uring'
 }
@@ -34,6 +36,7 @@ export const noFlags: Readonly<OpenFlags> = {
   copyOnRead: false,
   check: false,
   unmap: false,
+  inactive: false,
   aio: 'threads',
 }
 

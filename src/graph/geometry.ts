@@ -1,11 +1,31 @@
-import { blockError, prefixed } from '../errors/index.js'
+import { blockError, errnoError, isBlockError, prefixed } from '../errors/index.js'
 import { defaultLimits, maxLength, mergeLimits } from '../io/index.js'
+import type { DriverState } from './driver.js'
 import { Role } from './flags.js'
 import type { BlockNode } from './node.js'
 
+/** Makes `state` what the node is from now on. */
+export function installState(node: BlockNode, state: DriverState): void {
+  node.state = state
+  node.map = state.map
+  node.direct = state.direct
+  node.flushPath = state.flushPath
+  node.debug = state.debug
+  node.supportedWriteFlags = state.supportedWriteFlags ?? 0
+  node.supportedZeroFlags = state.supportedZeroFlags ?? 0
+  node.clusterSize = state.clusterSize ?? 0
+}
+
 /** Takes the driver's length over, rounded up to a sector (seed row 52). */
 export function refreshLength(node: BlockNode): void {
-  const length = node.state?.length
+  let length: number | undefined
+  try {
+    length = node.state?.length
+  } catch (error) {
+    throw isBlockError(error)
+      ? errnoError(error.code, 'Could not refresh total sector count', { cause: error })
+      : error
+  }
   if (length === undefined) {
     return
   }

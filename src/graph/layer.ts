@@ -39,7 +39,11 @@ export class BlockLayer {
   readonly backends = new Set<Backend>()
   /** @internal All nodes in creation order. */
   readonly nodes = new Set<BlockNode>()
+  /** Nodes that the user made by name and owns a reference to; see addBlockdev. */
+  readonly userNodes = new Set<BlockNode>()
   readonly events = new BlockEvents()
+  /** Images that are opened belong to another process for now (seed row 115); see activateAll. */
+  incoming = false
   /** The event loop that everything runs on unless it is moved. */
   readonly mainContext = new AioContext('main')
   /** Objects that options refer to by id: secrets, throttle groups. */
@@ -173,6 +177,7 @@ export class BlockLayer {
     for (const backend of [...this.backends]) {
       await backend.close()
     }
+    this.userNodes.clear()
     for (const node of [...this.nodes]) {
       if (node.parents.length === 0 && node.references > 0) {
         node.references = 0

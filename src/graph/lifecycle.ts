@@ -22,6 +22,12 @@ export function attachEdge(child: BlockChild): void {
         `Making '${child.node.name}' a ${child.name} child of '${parent.name}' would create a cycle`,
       )
     }
+    if (child.node.flags.inactive && !parent.flags.inactive) {
+      throw blockError(
+        'EINVAL',
+        `Inactive '${child.node.name}' can't be a ${child.name} child of active '${parent.name}'`,
+      )
+    }
     parent.children.push(child)
     parent.childrenChanged()
   }

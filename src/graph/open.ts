@@ -5,7 +5,7 @@ import type { BlockChild } from './child.js'
 import { type BlockDriver, isProtocolLevel, type OpenContext } from './driver.js'
 import { refreshFilename } from './filenames.js'
 import { noFlags, type OpenFlags, Role } from './flags.js'
-import { refreshLength, refreshLimits } from './geometry.js'
+import { installState, refreshLength, refreshLimits } from './geometry.js'
 import { inheritOptions } from './inherit.js'
 import type { BlockLayer } from './layer.js'
 import { attachChild, closeNode, detachChild } from './lifecycle.js'
@@ -25,6 +25,7 @@ export const genericOptions = defineOptions({
   'auto-read-only': { type: 'bool', help: 'Node can become read-only if opening read-write fails' },
   'detect-zeroes': { type: 'string', help: 'try to optimize zero writes (off, on, unmap)' },
   'force-share': { type: 'bool', help: 'always accept other writers (default: off)' },
+  active: { type: 'bool', help: 'Node is activated (default: on)' },
   discard: { type: 'string', help: 'discard operation (ignore/off, unmap/on)' },
 })
 
@@ -41,6 +42,10 @@ export interface OpenRequest {
   readonly reference?: string
   /** Whether `filename` may be a `json:` name or carry a protocol prefix. Names from inside images may not be json. */
   readonly parseFilename?: boolean
+}
+
+function isOff(value: unknown): boolean {
+  return value === false || value === 'off' || value === 'no' || value === 'false' || value === 'n'
 }
 
 function isOn(value: unknown): boolean {
@@ -68,7 +73,7 @@ export async function openInherit(layer: BlockLayer, request: OpenRequest): Prom
   const explicit = options.clone()
   let flags: OpenFlags =
     parent === undefined
-      ? { ...noFlags, ...request.flags }
+      ? { ...noFlags, inactive: layer.incoming, ...request.flags }
       : {
           ...inheritOptions(
             request.role ?? 0,
@@ -85,6 +90,9 @@ export async function openInherit(layer: BlockLayer, request: OpenRequest): Prom
   } else {
     flags.write = true
     flags.allowWrite = true
+  }
+  if (isOff(options.get('active'))) {
+    flags.inactive = true
   }
   const snapshotFlags = flags.snapshot ? { ...flags } : undefined
   let snapshotOptions: OptionDict | undefined
@@ -298,7 +306,7 @@ async function openCommon(
   if (driver.needsFilename === true && (filename === undefined || filename === '')) {
     throw blockError('EINVAL', `The '${driver.name}' block driver requires a file name`)
   }
-  node.readOnly = !flags.write
+  node.readOnly = !flags.write || flags.inactive
   if (!layer.isWhitelisted(driver, node.readOnly)) {
     const readOnlyWouldDo = !node.readOnly && layer.isWhitelisted(driver, true)
     if (readOnlyWouldDo && generic['auto-read-only'] === true) {
@@ -406,14 +414,7 @@ async function openDriver(
   const module = await layer.loadDriver(driver)
   try {
     const state = await module.open(context)
-    node.state = state
-    node.map = state.map
-    node.direct = state.direct
-    node.flushPath = state.flushPath
-    node.debug = state.debug
-    node.supportedWriteFlags = state.supportedWriteFlags ?? 0
-    node.supportedZeroFlags = state.supportedZeroFlags ?? 0
-    node.clusterSize = state.clusterSize ?? 0
+    installState(node, state)
     node.backingFile = state.backingFile ?? ''
     node.backingFormat = state.backingFormat ?? ''
     node.autoBackingFile = node.backingFile

@@ -3,7 +3,8 @@ import type { BlockChild } from './child.js'
 import { Perm, permNames, Role } from './flags.js'
 import type { BlockNode } from './node.js'
 
-function names(mask: number): string {
+/** The names of permissions as they stand in messages. */
+export function permissionNames(mask: number): string {
   return permNames
     .filter(([bit]) => (mask & bit) !== 0)
     .map(([, name]) => name)
@@ -31,7 +32,7 @@ export function defaultChildPermissions(
   if ((child.role & Role.cow) !== 0) {
     // Backing files are only read; whoever tolerates changing data may see them change and grow.
     const perm = parentPerm & Perm.consistentRead
-    const writable = (parentShared & Perm.write) !== 0 ? Perm.write | Perm.resize : 0
+    const writable = (parentShared & Perm.write) !== 0 || node.flags.inactive ? Perm.write | Perm.resize : 0
     return { perm, shared: writable | Perm.consistentRead | Perm.writeUnchanged }
   }
   if ((child.role & Role.filtered) !== 0) {
@@ -61,6 +62,10 @@ export function defaultChildPermissions(
       perm |= Perm.resize
     }
   }
+  if (node.flags.inactive) {
+    // The process that has the image writes to it.
+    shared |= Perm.write | Perm.resize
+  }
   return { perm, shared }
 }
 
@@ -71,7 +76,7 @@ function checkParents(node: BlockNode): void {
       if (conflict !== 0) {
         throw blockError(
           'EPERM',
-          `Permission conflict on node '${node.name}': permissions '${names(conflict)}' are both required by ` +
+          `Permission conflict on node '${node.name}': permissions '${permissionNames(conflict)}' are both required by ` +
             `${b.parent.description} (uses node '${node.name}' as '${b.name}' child) and unshared by ` +
             `${a.parent.description} (uses node '${node.name}' as '${a.name}' child).`,
         )

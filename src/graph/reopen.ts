@@ -1,4 +1,4 @@
-import { blockError, isBlockError, prefixed, strerror } from '../errors/index.js'
+import { blockError, codeOf, isBlockError, prefixed, strerror } from '../errors/index.js'
 import { OptionDict, type OptionTree } from '../options/index.js'
 import { drain } from './drain.js'
 import type { ReopenPlan } from './driver-operations.js'
@@ -341,7 +341,7 @@ function applyMode(node: BlockNode, mode: NodeMode): () => void {
     unmap: mode.unmap,
   }
   node.flags = changed
-  node.readOnly = mode.readOnly
+  node.readOnly = mode.readOnly || flags.inactive
   node.noFlush = mode.noFlush
   node.unmapAllowed = mode.unmap
   return () => {
@@ -399,4 +399,22 @@ export async function reopenNode(
 /** Makes a node writable or read-only; everything else stays. */
 export async function reopenSetReadOnly(node: BlockNode, readOnly: boolean): Promise<void> {
   await reopenNode(node, { 'read-only': readOnly })
+}
+
+/**
+ * Runs `body` while `node` is writable. If it was read-only it is so again afterwards, whatever
+ * happened (seed row 88): what `body` did stands, so a failure of that is not reported.
+ *
+ * @throws BlockError the error of making the node writable, or that of `body`
+ */
+export async function whileWritable<T>(node: BlockNode, body: () => Promise<T>): Promise<T> {
+  if (!node.readOnly) {
+    return await body()
+  }
+  await reopenSetReadOnly(node, false)
+  try {
+    return await body()
+  } finally {
+    await reopenSetReadOnly(node, true).catch(codeOf)
+  }
 }

@@ -4,6 +4,7 @@ import type { SnapshotInfo } from './driver.js'
 import type { NewSnapshot, SnapshotOperations } from './driver-operations.js'
 import { Role } from './flags.js'
 import type { BlockNode } from './node.js'
+import { checkNotBlocked } from './op-blockers.js'
 import { refreshNodeLength } from './resize.js'
 
 /**
@@ -71,6 +72,7 @@ export function listSnapshots(node: BlockNode): readonly SnapshotInfo[] | undefi
 /** Records the present state as an internal snapshot. @throws BlockError ENOMEDIUM, ENOTSUP, or the driver's */
 export async function createSnapshot(node: BlockNode, snapshot: NewSnapshot): Promise<void> {
   assertOpen(node, 'No medium found')
+  checkNotBlocked(node, 'internal-snapshot')
   const unsupported = () => errnoError('ENOTSUP', 'Could not create snapshot')
   await withOperations(node, unsupported, async (operations, found) => {
     assertWritable(found)
@@ -86,6 +88,10 @@ export async function createSnapshot(node: BlockNode, snapshot: NewSnapshot): Pr
  */
 export async function applySnapshot(node: BlockNode, id: string): Promise<void> {
   assertOpen(node, 'Block driver is closed')
+  if (!node.dirtyBitmaps.isEmpty) {
+    // What they have recorded would be wrong for another state.
+    throw blockError('EBUSY', 'Device has active dirty bitmaps')
+  }
   if (!node.dirtyBitmaps.isEmpty) {
     // They would not know what has changed.
     throw blockError('EBUSY', 'Device has active dirty bitmaps')
@@ -107,6 +113,7 @@ export async function applySnapshot(node: BlockNode, id: string): Promise<void> 
 /** Removes a snapshot that has both this id and this name. @throws BlockError with QEMU's text */
 export async function removeSnapshot(node: BlockNode, id: string, name: string): Promise<void> {
   assertOpen(node, 'No medium inserted')
+  checkNotBlocked(node, 'internal-snapshot-delete')
   const unsupported = () => notSupported(node, 'internal snapshot deletion')
   await withOperations(node, unsupported, async (operations, found) => {
     assertWritable(found)

@@ -1,5 +1,6 @@
 import { blockError } from '../errors/index.js'
 import { type EdgeChange, repointEdge, swapBacking } from './edge-change.js'
+import { refreshFilename } from './filenames.js'
 import { Role } from './flags.js'
 import { refreshLength, refreshLimits } from './geometry.js'
 import { isBelow } from './lifecycle.js'
@@ -66,8 +67,11 @@ export function moveParents(from: BlockNode, to: BlockNode, made: EdgeChange[]):
   }
 }
 
-/** What the parents of `node` know of its length and limits is no longer true. */
+/** What the parents of `node` know of its length and limits, and what all are called, is no longer true. */
 export function refreshAbove(node: BlockNode): void {
+  if (node.parents.every((edge) => edge.parent.parentNode === undefined)) {
+    refreshFilename(node)
+  }
   for (const edge of node.parents) {
     const parent = edge.parent.parentNode
     if (parent !== undefined) {

@@ -241,10 +241,10 @@ export class HostFileState implements DriverState, KernelCopyTarget {
   }
 
   /** Another process has written: what the page cache holds may be old. */
-  async invalidate(): Promise<void> {
+  async invalidate(): Promise<undefined> {
     const { settings, direct } = this.#mode
     if (!settings.dropCache || direct) {
-      return
+      return undefined
     }
     try {
       const wait = this.#sync()
@@ -259,6 +259,7 @@ export class HostFileState implements DriverState, KernelCopyTarget {
     if (settings.checkCacheDropped) {
       throw errnoError('ENOTSUP', 'mincore failed')
     }
+    return undefined
   }
 
   /**

@@ -10,9 +10,9 @@ import {
   findBackingImage,
   Perm,
   refreshFilename,
-  reopenSetReadOnly,
   skipFilters,
   truncateNode,
+  whileWritable,
 } from '../graph/index.js'
 import { ChainStatus, chainStatus, ReqFlags } from '../io/index.js'
 import { TimeSlice, type Wait } from '../sched/index.js'
@@ -60,22 +60,13 @@ export async function commitNode(top: BlockNode, options: CommitNodeOptions = {}
   const section = await drain([top])
   // Dropped images must not be closed by somebody else while they are read.
   const held = [top, base].map((node) => node.layer.ref(node))
-  const { readOnly } = base
   try {
-    if (readOnly) {
-      await reopenSetReadOnly(base, false)
-    }
-    try {
+    await whileWritable(base, async () => {
       await copyDown(active, base, options)
       if (options.keep !== true) {
         await makeEmpty(active)
       }
-    } finally {
-      if (readOnly) {
-        // As it was; the data is safe, so a failure is nobody's problem.
-        await reopenSetReadOnly(base, true).catch(codeOf)
-      }
-    }
+    })
   } finally {
     section.end()
     for (const node of held) {

@@ -4,10 +4,14 @@ import {
   type BlockReason,
   blockableOperations,
   checkNotBlocked,
+  createSnapshot,
+  createWithDriver,
   ejectDevice,
   isBlocked,
   Perm,
+  removeSnapshot,
   resizeDevice,
+  setBacking,
 } from '../../src/graph/index.js'
 import { failure, memoryLayer, pattern } from './fixtures.js'
 
@@ -77,6 +81,36 @@ test('row 111: unblocking takes the very object that blocked, however often; all
   opBlockers.unblockAll(reason)
   expect(opBlockers.isEmpty).toBe(true)
   await layer.unref(node)
+})
+
+test('row 111: a backing file takes no internal snapshots', async () => {
+  const { layer, host } = memoryLayer()
+  host.put('/q', new Uint8Array(0))
+  const qcow2 = layer.findFormat('qcow2')
+  if (qcow2 === undefined) {
+    throw new Error('no qcow2')
+  }
+  await createWithDriver(layer, qcow2, '/q', { size: 65536 })
+  await createWithDriver(layer, qcow2, '/top', { size: 65536 })
+  const base = await layer.open('/q', { 'node-name': 'base' }, { write: true })
+  const overlay = await layer.open('/top', { 'node-name': 'overlay', backing: null })
+  await setBacking(overlay, base)
+  const snapshot = {
+    id: '1',
+    name: 's',
+    dateSeconds: 0,
+    dateNanoseconds: 0,
+    vmClockNanoseconds: 0n,
+    vmStateSize: 0,
+  }
+  const busy = { code: 'EBUSY', message: "Node 'base' is busy: node is used as backing hd of 'overlay'" }
+  expect(await failure(() => createSnapshot(base, snapshot))).toEqual(busy)
+  expect(await failure(() => removeSnapshot(base, '1', 's'))).toEqual(busy)
+  await setBacking(overlay, undefined)
+  await createSnapshot(base, snapshot)
+  await removeSnapshot(base, '1', 's')
+  await layer.unref(overlay)
+  await layer.unref(base)
 })
 
 test('row 111: the device name stands for the node, and operations look first', async () => {

@@ -66,6 +66,9 @@ export function makeSectorCipher(
   key: Uint8Array,
 ): SectorCipher {
   const { cipher: algorithm, mode } = spec
+  if (mode === 'xts' && key.length % 2 !== 0) {
+    throw blockError('EINVAL', 'XTS cipher key length should be a multiple of 2')
+  }
   if (key.length !== keyBytesOf(spec)) {
     throw blockError('EINVAL', `Cipher key length ${key.length} should be ${keyBytesOf(spec)}`)
   }

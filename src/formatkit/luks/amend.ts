@@ -41,10 +41,11 @@ export async function amendLuks(context: LuksAmendContext): Promise<void> {
   }
 }
 
-function slotAt(header: LuksHeader, index: number): LuksSlot {
-  const slot = Number.isInteger(index) ? header.slots[index] : undefined
+/** @param shown the number as the message has it */
+function slotAt(header: LuksHeader, index: number, shown: number): LuksSlot {
+  const slot = header.slots[index]
   if (slot === undefined) {
-    throw invalid(`Invalid keyslot ${index} specified, must be between 0 and ${luksSlots - 1}`)
+    throw invalid(`Invalid keyslot ${shown} specified, must be between 0 and ${luksSlots - 1}`)
   }
   return slot
 }
@@ -67,7 +68,7 @@ async function addSlot(context: LuksAmendContext): Promise<void> {
     throw invalid("'old-secret' must not be given when activating keyslots")
   }
   const index = options.keySlot ?? freeSlot(header)
-  const slot = slotAt(header, index)
+  const slot = slotAt(header, index, index >>> 0)
   if (slot.active && !force) {
     throw invalid(`Refusing to overwrite active keyslot ${index} - please erase it first`)
   }
@@ -144,7 +145,7 @@ async function slotsToErase(context: LuksAmendContext, old: Uint8Array | undefin
   const { force } = context
   const active = header.slots.filter((slot) => slot.active).length
   if (index !== undefined) {
-    const slot = slotAt(header, index)
+    const slot = slotAt(header, index, index | 0)
     if (old !== undefined && !(await opensWith(context, slot, old))) {
       throw invalid(`Given keyslot ${index} doesn't contain the given old password for erase operation`)
     }

@@ -6,7 +6,7 @@ import type { LuksStorage } from './key-slots.js'
 /**
  * A LUKS header on a node, from byte `base` on.
  *
- * Failures become QEMU's `Unable to read encryption header` and `Unable to write encryption header`.
+ * Failures become QEMU's `Could not read encryption header` and `Could not write encryption header`.
  */
 export function nodeStorage(node: IoNode, base: number): LuksStorage {
   const run = async (what: string, start: () => Wait): Promise<void> => {
@@ -16,7 +16,7 @@ export function nodeStorage(node: IoNode, base: number): LuksStorage {
         await wait
       }
     } catch (error) {
-      throw errnoError(codeOf(error), `Unable to ${what} encryption header`, { cause: error })
+      throw errnoError(codeOf(error), `Could not ${what} encryption header`, { cause: error })
     }
   }
   return {

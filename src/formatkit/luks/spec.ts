@@ -32,13 +32,7 @@ function hashOf(name: string): HashName {
 }
 
 function cipherOf(name: string, mode: string, headerKeyBytes: number): CipherAlgorithm {
-  let keyBytes = headerKeyBytes
-  if (mode === 'xts') {
-    if (keyBytes % 2 !== 0) {
-      throw blockError('ENOTSUP', 'XTS cipher key length should be a multiple of 2')
-    }
-    keyBytes /= 2
-  }
+  const keyBytes = mode === 'xts' ? Math.floor(headerKeyBytes / 2) : headerKeyBytes
   const found = families.some((family) => family === name)
     ? cipherAlgorithms.find((one) => one.family === name && one.keyBytes === keyBytes)
     : undefined

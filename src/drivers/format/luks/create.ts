@@ -8,7 +8,7 @@ const preallocations: readonly Preallocation[] = ['off', 'metadata', 'falloc', '
 function preallocationOf(value: unknown): Preallocation {
   const found = preallocations.find((mode) => mode === (value ?? 'off'))
   if (found === undefined) {
-    throw blockError('EINVAL', `Parameter 'preallocation' does not accept value '${String(value)}'`)
+    throw blockError('EINVAL', `invalid parameter value: ${String(value)}`)
   }
   // There is no metadata that depends on the size.
   return found === 'metadata' ? 'off' : found

@@ -98,7 +98,7 @@ export class LuksState implements DriverState {
       this.info = () => this.#file.node.state?.info?.() ?? {}
     }
     if (volume.header.payloadOffset > file.node.length) {
-      throw ioError('EIO')
+      throw blockError('EIO', 'Could not refresh total sector count: Input/output error')
     }
   }
 

@@ -1,22 +1,18 @@
 import { blockError, codeOf, errnoError, ioError, prefixed, strerror } from '../../../errors/index.js'
 import { type BitmapStore, type BlockNode, type DirtyBitmap, deviceOrNodeName } from '../../../graph/index.js'
+import { checkConstraints, encodeName } from './bitmap-constraints.js'
 import {
   type BitmapEntry,
   bitmapEntryBytes,
-  maxBitmapBytes,
-  maxGranularityBits,
-  maxNameBytes,
-  maxTableEntries,
-  minGranularityBits,
   readBitmapDirectory,
   serializeBitmapDirectory,
 } from './bitmap-directory.js'
-import { planBitmapsHeader } from './bitmap-header.js'
+
 import { BitmapLoader } from './bitmap-load.js'
-import { readBitmapClusters } from './bitmap-table.js'
+
+import { freeBitmaps, type NextDirectory, switchTo, writeDirectory } from './bitmap-switch.js'
 import { type StoredBitmap, writeBitmap } from './bitmap-write.js'
-import { maxBitmapDirectoryBytes, maxBitmaps, tableEntryBytes } from './constants.js'
-import type { Qcow2Header } from './header.js'
+import { maxBitmapDirectoryBytes, maxBitmaps } from './constants.js'
 import type { Qcow2Metadata } from './metadata.js'
 
 /**
@@ -92,6 +88,7 @@ export class PersistentBitmaps implements BitmapStore {
     if (bytes.length !== extension.directorySize) {
       throw ioError('EINVAL')
     }
+    this.#meta.overlap?.checkExcept(extension.directoryOffset, bytes.length, 'bitmap-directory')
     await this.#meta.writeThrough(extension.directoryOffset, bytes)
   }
 
@@ -114,7 +111,7 @@ export class PersistentBitmaps implements BitmapStore {
       if (names.length > maxBitmaps) {
         throw blockError('EINVAL', 'Maximum number of persistent bitmaps is already reached')
       }
-      const bytes = names.reduce((sum, one) => sum + bitmapEntryBytes(encode(one).length), 0)
+      const bytes = names.reduce((sum, one) => sum + bitmapEntryBytes(encodeName(one).length), 0)
       if (bytes > maxBitmapDirectoryBytes) {
         throw blockError('EINVAL', 'Not enough space in the bitmap directory')
       }
@@ -146,13 +143,20 @@ export class PersistentBitmaps implements BitmapStore {
       if (entry === undefined) {
         return
       }
+      let next: NextDirectory
       try {
-        const point = await this.#writeDirectory(directory.filter((one) => one !== entry))
-        await point()
+        next = await writeDirectory(
+          this.#meta,
+          directory.filter((one) => one !== entry),
+        )
       } catch (error) {
-        throw errnoError(codeOf(error), 'Failed to update bitmap extension', { cause: error })
+        throw extensionError(error)
       }
-      await this.#free([entry])
+      const failure = await switchTo(this.#meta, next)
+      if (failure !== undefined) {
+        throw extensionError(failure.reason)
+      }
+      await freeBitmaps(this.#meta, [entry])
     })
   }
 
@@ -166,6 +170,7 @@ export class PersistentBitmaps implements BitmapStore {
     const { header, file } = this.#meta
     const directory = await readBitmapDirectory(file, header)
     const entries: (BitmapEntry | StoredBitmap)[] = [...directory]
+    const places = new Map(directory.map(({ name }, index) => [name, index]))
     const replaced: BitmapEntry[] = []
     let bytes = header.bitmaps?.directorySize ?? 0
     for (const bitmap of this.#node.dirtyBitmaps) {
@@ -178,10 +183,10 @@ export class PersistentBitmaps implements BitmapStore {
       } catch (error) {
         throw prefixed(error, `Bitmap '${name}' doesn't satisfy the constraints: `)
       }
-      const at = directory.findIndex((entry) => entry.name === name)
+      const at = places.get(name) ?? -1
       const old = directory[at]
       if (old === undefined) {
-        const nameBytes = encode(name)
+        const nameBytes = encodeName(name)
         bytes += bitmapEntryBytes(nameBytes.length)
         if (entries.length === maxBitmaps) {
           throw blockError('EINVAL', 'Too many persistent bitmaps')
@@ -201,112 +206,54 @@ export class PersistentBitmaps implements BitmapStore {
     if (entries.every((entry) => !('bitmap' in entry))) {
       return
     }
-    const point = await this.#writeAll(entries)
-    try {
-      await point()
-    } catch (error) {
-      await this.#takeBack()
-      throw errnoError(codeOf(error), 'Failed to update bitmap extension', { cause: error })
+    const { next, written } = await this.#writeAll(entries)
+    const failure = await switchTo(this.#meta, next)
+    if (failure === undefined) {
+      await freeBitmaps(this.#meta, replaced)
+      return
     }
-    await this.#free(replaced)
+    if (failure.undone) {
+      await freeBitmaps(this.#meta, written)
+    } else {
+      this.#stopChanges()
+    }
+    throw extensionError(failure.reason)
   }
 
-  /** Writes bitmaps and directory; the result makes them valid. */
-  async #writeAll(entries: readonly (BitmapEntry | StoredBitmap)[]): Promise<() => Promise<void>> {
+  /** Writes bitmaps and a directory of them, which nothing points to yet. */
+  async #writeAll(
+    entries: readonly (BitmapEntry | StoredBitmap)[],
+  ): Promise<{ next: NextDirectory; written: BitmapEntry[] }> {
     const written: BitmapEntry[] = []
-    const next: BitmapEntry[] = []
+    const directory: BitmapEntry[] = []
     try {
       for (const entry of entries) {
         if (!('bitmap' in entry)) {
-          next.push(entry)
+          directory.push(entry)
           continue
         }
         const stored = await writeBitmap(this.#meta, entry)
         written.push(stored)
-        next.push(stored)
+        directory.push(stored)
       }
       try {
-        return await this.#writeDirectory(next)
+        return { next: await writeDirectory(this.#meta, directory), written }
       } catch (error) {
-        throw errnoError(codeOf(error), 'Failed to update bitmap extension', { cause: error })
+        throw extensionError(error)
       }
     } catch (error) {
-      await this.#free(written)
+      await freeBitmaps(this.#meta, written)
       throw error
     }
   }
 
-  /**
-   * Writes a directory and makes it durable, with everything it refers to. The result has the header
-   * point to it and frees the old one; if that fails, what was written stays allocated, because the
-   * header in the file may point to it all the same.
-   */
-  async #writeDirectory(entries: readonly BitmapEntry[]): Promise<() => Promise<void>> {
-    const meta = this.#meta
-    const old = meta.header.bitmaps
-    let point: () => Promise<void>
-    if (entries.length === 0) {
-      point = planBitmapsHeader(meta, undefined)
-    } else {
-      const bytes = serializeBitmapDirectory(entries, meta.header)
-      const offset = await meta.allocator.allocate(meta.geometry.clusters(bytes.length))
-      try {
-        const wait = meta.file.write(offset, bytes.length, bytes, 0, 0)
-        if (wait !== undefined) {
-          await wait
-        }
-        await meta.flushL2()
-        await meta.flushBlocks()
-        point = planBitmapsHeader(meta, {
-          count: entries.length,
-          directorySize: bytes.length,
-          directoryOffset: offset,
-        })
-      } catch (error) {
-        await meta.allocator.free(offset, bytes.length, 'other', false)
-        throw error
+  /** The bitmaps in the file may look valid already: nothing may be written any more. */
+  #stopChanges(): void {
+    for (const bitmap of this.#node.dirtyBitmaps) {
+      if (bitmap.isStored && !bitmap.inconsistent) {
+        bitmap.setReadonly(true)
       }
     }
-    return async () => {
-      await point()
-      if (old !== undefined) {
-        await meta.allocator.free(old.directoryOffset, old.directorySize, 'other', false)
-      }
-    }
-  }
-
-  /**
-   * The header could not be written, or so it seems. If it is in the file the bitmaps look valid, so
-   * unless it can be undone nothing may change any more.
-   */
-  async #takeBack(): Promise<void> {
-    try {
-      await this.#meta.writeHeader()
-    } catch {
-      for (const bitmap of this.#node.dirtyBitmaps) {
-        if (bitmap.isStored && !bitmap.inconsistent) {
-          bitmap.setReadonly(true)
-        }
-      }
-    }
-  }
-
-  /** Frees the clusters of bitmaps that nothing refers to. What cannot be read is leaked. */
-  async #free(entries: readonly BitmapEntry[]): Promise<void> {
-    const { file, header, allocator } = this.#meta
-    for (const entry of entries) {
-      let clusters: number[]
-      try {
-        clusters = await readBitmapClusters(file, header, entry)
-      } catch {
-        continue
-      }
-      for (const offset of clusters) {
-        await allocator.free(offset, header.clusterSize, 'always', false)
-      }
-      await allocator.free(entry.tableOffset, entry.tableSize * tableEntryBytes, 'other', false)
-    }
-    await allocator.passDiscards()
   }
 
   /** The image is being closed or handed over: stores its bitmaps. What cannot be stored is lost, with a word to the user. */
@@ -403,23 +350,6 @@ export class PersistentBitmaps implements BitmapStore {
   }
 }
 
-function encode(name: string): Uint8Array {
-  return new TextEncoder().encode(name)
-}
-
-/** Throws EINVAL, with QEMU's text, if a bitmap like this cannot be stored in an image of `size` guest bytes. */
-function checkConstraints(name: string, granularity: number, size: number, header: Qcow2Header): void {
-  if (granularity > 2 ** maxGranularityBits) {
-    throw blockError('EINVAL', `Granularity exceeds maximum (${2 ** maxGranularityBits} bytes)`)
-  }
-  if (granularity < 2 ** minGranularityBits) {
-    throw blockError('EINVAL', `Granularity is under minimum (${2 ** minGranularityBits} bytes)`)
-  }
-  const bytes = Math.ceil(Math.ceil(size / granularity) / 8)
-  if (bytes > maxBitmapBytes || bytes > maxTableEntries * header.clusterSize) {
-    throw blockError('EINVAL', 'Too much space will be occupied by the bitmap. Use larger granularity')
-  }
-  if (encode(name).length > maxNameBytes) {
-    throw blockError('EINVAL', `Name length exceeds maximum (${maxNameBytes} characters)`)
-  }
+function extensionError(reason: unknown) {
+  return errnoError(codeOf(reason), 'Failed to update bitmap extension', { cause: reason })
 }

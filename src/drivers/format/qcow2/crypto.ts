@@ -1,4 +1,4 @@
-import { blockError, ioError } from '../../../errors/index.js'
+import { blockError, errnoError, ioError } from '../../../errors/index.js'
 import {
   type CipherSpec,
   cipherAlgorithms,
@@ -146,8 +146,11 @@ export function luksStorageOf(file: IoNode, header: Qcow2Header): LuksStorage {
   const { offset, length } = header.crypto ?? { offset: 0, length: 0 }
   const storage = nodeStorage(file, offset)
   const check = (at: number, bytes: number): void => {
-    if (!Number.isSafeInteger(offset + at + bytes) || at + bytes > length) {
+    if (at + bytes > length) {
       throw blockError('EINVAL', 'Request for data outside of extension header')
+    }
+    if (!Number.isSafeInteger(offset + at + bytes)) {
+      throw errnoError('EIO', 'Could not read encryption header')
     }
   }
   return {

@@ -179,6 +179,11 @@ export class Qcow2Image implements DriverState {
     }
   }
 
+  /** @internal For operations of this driver that have files of their own. */
+  get metadata(): Qcow2Metadata {
+    return this.#meta
+  }
+
   get header() {
     return this.#meta.header
   }
@@ -296,6 +301,17 @@ export class Qcow2Image implements DriverState {
 
   snapshots(): readonly SnapshotInfo[] {
     return this.#meta.snapshots
+  }
+
+  /** Opens the image again over the same file; set by who opened it. */
+  reload: (() => Promise<Qcow2Image>) | undefined = undefined
+
+  async invalidate(): Promise<Qcow2Image | undefined> {
+    const fresh = await this.reload?.()
+    if (fresh !== undefined) {
+      this.#meta.crypto?.dispose()
+    }
+    return fresh
   }
 
   /** Writes everything back, so that another process may open the image. */

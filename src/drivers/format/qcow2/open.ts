@@ -10,6 +10,7 @@ import { clearAutoclear, describeUnsupported, headerBytesNeeded, parseHeader } f
 import { Qcow2Image } from './image.js'
 import { Qcow2Metadata } from './metadata.js'
 import { OverlapCheck } from './overlap.js'
+import { reload } from './reload.js'
 import { runtimeSettings } from './settings.js'
 import { readSnapshotTable } from './snapshot-table.js'
 
@@ -67,7 +68,9 @@ export async function open(context: OpenContext): Promise<Qcow2Image> {
     await meta.load()
   }
   const bitmaps = new PersistentBitmaps(meta, node)
-  await bitmaps.load(write, !flags.noIo)
+  if (!flags.inactive) {
+    await bitmaps.load(write, !flags.noIo)
+  }
   if (write && clearAutoclear(header)) {
     try {
       await meta.writeHeader()
@@ -76,7 +79,8 @@ export async function open(context: OpenContext): Promise<Qcow2Image> {
     }
   }
   const image = new Qcow2Image(meta, context.file, settings, bitmaps)
-  if (write && !flags.check && meta.isDirty) {
+  image.reload = () => reload(context, open)
+  if (write && !flags.check && !flags.inactive && meta.isDirty) {
     await repairDirty(image, host)
   }
   return image

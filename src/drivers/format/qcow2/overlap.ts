@@ -235,6 +235,7 @@ export class OverlapCheck {
     const bitmaps = header.bitmaps
     if (
       bitmaps !== undefined &&
+      except !== 'bitmap-directory' &&
       chosen.has('bitmap-directory') &&
       (header.autoclear & Autoclear.bitmaps) !== 0 &&
       touches(bitmaps.directoryOffset, bitmaps.directorySize)
