@@ -187,4 +187,40 @@ describe('qcow2', () => {
     )
     expect(theirs(cwd, 'check', ...secrets, '--image-opts', opened('t')).status).toBe(0)
   })
+
+  test('by the command, as qemu-img says it', async () => {
+    const cwd = folder.sub('command')
+    const create = ['create', '-q', ...secrets, '-f', 'qcow2', '-o']
+    good(
+      await ours(cwd, ...create, 'encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10', 'a', '1M'),
+    )
+    good(await ours(cwd, ...create, 'encrypt.format=aes,encrypt.key-secret=s', 'b', '1M'))
+    good(await ours(cwd, ...create, 'compat=1.1', 'c', '1M'))
+    const image = (name: string) => `driver=qcow2,file.filename=${name},encrypt.key-secret=s`
+    const amend = (options: string, name: string) => [
+      'amend',
+      ...secrets,
+      '--image-opts',
+      '-o',
+      options,
+      image(name),
+    ]
+    good(await ours(cwd, ...amend('encrypt.state=active,encrypt.new-secret=t,encrypt.iter-time=10', 'a')))
+    for (const args of [
+      amend('encrypt.state=inactive,encrypt.old-secret=q', 'a'),
+      amend('encrypt.state=inactive', 'a'),
+      amend('encrypt.keyslot=1', 'a'),
+      amend('encrypt.state=active,encrypt.new-secret=t', 'b'),
+      amend('encrypt.state=active,encrypt.new-secret=t', 'c'),
+      amend('encrypt.state=inactive,encrypt.keyslot=0', 'a'),
+      amend('encrypt.state=inactive,encrypt.keyslot=1', 'a'),
+    ]) {
+      fs.copyFileSync(path.join(cwd, 'a'), path.join(cwd, 'kept'))
+      const our = await ours(cwd, ...args)
+      fs.copyFileSync(path.join(cwd, 'kept'), path.join(cwd, 'a'))
+      const their = theirs(cwd, ...args)
+      const plain = (text: string) => text.replace(/^[\w-]+: /gm, '')
+      expect([args, our.status, plain(our.stderr)]).toEqual([args, their.status, plain(their.stderr)])
+    }
+  })
 })
