@@ -41,6 +41,7 @@ export {
 } from './graph/index.js'
 export type { Host, HostThread, HostThreads } from './host/index.js'
 export type {
+  AmendImageOptions,
   BitmapAction,
   ChangeBitmapOptions,
   CheckImageResult,
@@ -53,6 +54,8 @@ export type {
   ImageSpec,
   MapExtent,
   RebaseImageOptions,
+  SnapshotOptions,
+  SnapshotWanted,
 } from './image/index.js'
 export { type AccountingOptions, IoAccounting } from './io/index.js'
 export * from './library/index.js'

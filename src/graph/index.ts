@@ -2,6 +2,7 @@
 export * from './activate.js'
 export * from './aio-change.js'
 export * from './aio-context.js'
+export * from './amend.js'
 export { Backend, type BackendOptions } from './backend.js'
 export { type DeviceModel, type DeviceOps, DeviceSlot } from './backend-device.js'
 export * from './backend-errors.js'

@@ -53,6 +53,12 @@ async function withOperations<T>(
   }
 }
 
+function assertWritable(node: BlockNode): void {
+  if (node.readOnly) {
+    throw blockError('EACCES', `Block node '${node.name}' is read-only`)
+  }
+}
+
 /** The internal snapshots of an image, in the order of its table; undefined if the format has none. */
 export function listSnapshots(node: BlockNode): readonly SnapshotInfo[] | undefined {
   for (let at: BlockNode | undefined = node; at !== undefined; at = onlyImageBelow(at)) {
@@ -68,7 +74,10 @@ export async function createSnapshot(node: BlockNode, snapshot: NewSnapshot): Pr
   assertOpen(node, 'No medium found')
   checkNotBlocked(node, 'internal-snapshot')
   const unsupported = () => errnoError('ENOTSUP', 'Could not create snapshot')
-  await withOperations(node, unsupported, (operations) => operations.create(snapshot))
+  await withOperations(node, unsupported, async (operations, found) => {
+    assertWritable(found)
+    await operations.create(snapshot)
+  })
 }
 
 /**
@@ -80,11 +89,16 @@ export async function createSnapshot(node: BlockNode, snapshot: NewSnapshot): Pr
 export async function applySnapshot(node: BlockNode, id: string): Promise<void> {
   assertOpen(node, 'Block driver is closed')
   if (!node.dirtyBitmaps.isEmpty) {
+    // What they have recorded would be wrong for another state.
+    throw blockError('EBUSY', 'Device has active dirty bitmaps')
+  }
+  if (!node.dirtyBitmaps.isEmpty) {
     // They would not know what has changed.
     throw blockError('EBUSY', 'Device has active dirty bitmaps')
   }
   const unsupported = () => blockError('ENOTSUP', 'Block driver does not support snapshots')
   await withOperations(node, unsupported, async (operations, found) => {
+    assertWritable(found)
     try {
       await operations.apply(id)
     } catch (error) {
@@ -101,7 +115,10 @@ export async function removeSnapshot(node: BlockNode, id: string, name: string):
   assertOpen(node, 'No medium inserted')
   checkNotBlocked(node, 'internal-snapshot-delete')
   const unsupported = () => notSupported(node, 'internal snapshot deletion')
-  await withOperations(node, unsupported, (operations) => operations.remove(id, name))
+  await withOperations(node, unsupported, async (operations, found) => {
+    assertWritable(found)
+    await operations.remove(id, name)
+  })
 }
 
 /**

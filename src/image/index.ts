@@ -1,4 +1,5 @@
 /** Whole-image operations, the same for the library and the tools. May import everything below drivers. */
+export * from './amend.js'
 export * from './bench.js'
 export * from './bitmap.js'
 export * from './check.js'

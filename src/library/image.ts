@@ -15,8 +15,11 @@ import {
   Perm,
   type Preallocation,
   removeDirtyBitmap,
+  type SnapshotInfo,
 } from '../graph/index.js'
 import {
+  type AmendImageOptions,
+  amendImage,
   type CheckImageResult,
   checkImage,
   type ImageInfo,
@@ -27,6 +30,13 @@ import {
   mapImage,
   openImage as openBackend,
   resizeImage,
+  type SnapshotOptions,
+  type SnapshotWanted,
+  showSnapshot,
+  snapshotApply,
+  snapshotImage,
+  snapshotList,
+  snapshotRemove,
   throwIfAborted,
 } from '../image/index.js'
 import { ReqFlags } from '../io/index.js'
@@ -221,6 +231,54 @@ export class Image {
   /** Checks the image's metadata, and repairs it if asked to. */
   async check(options: CheckOptions = {}): Promise<CheckImageResult> {
     return await checkImage(this.#backend, options)
+  }
+
+  /** The internal snapshots of the image, oldest first. */
+  snapshots(): readonly SnapshotInfo[] {
+    return snapshotList(this.#backend)
+  }
+
+  /**
+   * Records the present state as an internal snapshot.
+   *
+   * @throws BlockError `ENOTSUP` for formats without
+   */
+  async createSnapshot(options: SnapshotOptions): Promise<void> {
+    await snapshotImage(this.#backend, options)
+  }
+
+  /**
+   * Returns to a snapshot, given by id or name; the size may change with it.
+   *
+   * @throws BlockError `Failed to load snapshot: …`
+   */
+  async applySnapshot(idOrName: string): Promise<void> {
+    await snapshotApply(this.#backend, idOrName)
+  }
+
+  /** Removes the first snapshot called `name`. Returns whether there was one. */
+  async removeSnapshot(name: string): Promise<boolean> {
+    return await snapshotRemove(this.#backend, name)
+  }
+
+  /**
+   * Shows a snapshot of an image that is open read-only instead of its present state, until it is closed.
+   *
+   * @throws BlockError `Failed to load snapshot: …`
+   */
+  async showSnapshot(wanted: SnapshotWanted): Promise<void> {
+    await showSnapshot(this.node, wanted)
+  }
+
+  /** Changes properties of the image in place, such as `{ compat: '0.10' }` of qcow2. */
+  async amend(request: AmendImageOptions): Promise<void> {
+    const { perm, shared } = this.#backend
+    await this.#backend.setPermissions(perm | Perm.resize, shared)
+    try {
+      await amendImage(this.#backend, request)
+    } finally {
+      await this.#backend.setPermissions(perm, shared)
+    }
   }
 
   /** A stream of the contents of `[start, end)`, by default all of it. */

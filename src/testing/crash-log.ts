@@ -17,6 +17,8 @@ export interface CrashStateOptions {
   readonly exhaustive?: number
   /** Random subsets tried beyond that. */
   readonly samples?: number
+  /** What the file held before the first operation; default: nothing. */
+  readonly initial?: Uint8Array
   /** Returns a number in [0, 1); seeded by the caller. */
   readonly random: () => number
 }
@@ -46,7 +48,7 @@ export class CrashLog {
 
   /** Every crash state, from the first operation to the last. */
   *states(options: CrashStateOptions): Generator<CrashState> {
-    const durable = new CrashImage()
+    const durable = new CrashImage(options.initial)
     let pending: MemoryOperation[] = []
     let flushes = 0
     for (const [index, operation] of this.#operations.entries()) {
@@ -105,12 +107,14 @@ function* subsets(count: number, options: CrashStateOptions): Generator<number[]
 
 /** @internal A file as it stands on the disk. */
 export class CrashImage {
-  #bytes = new Uint8Array(0)
+  #bytes: Uint8Array
+
+  constructor(bytes: Uint8Array = new Uint8Array(0)) {
+    this.#bytes = Uint8Array.from(bytes)
+  }
 
   copy(): CrashImage {
-    const image = new CrashImage()
-    image.#bytes = this.#bytes.slice()
-    return image
+    return new CrashImage(this.#bytes)
   }
 
   bytes(): Uint8Array {

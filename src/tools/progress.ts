@@ -10,6 +10,8 @@ export interface ProgressOptions {
   readonly step: number
   /** Standard output is taken by image data; JSON goes to standard error then. */
   readonly stdoutTaken?: boolean
+  /** Work at its very beginning is shown each time it is reported. */
+  readonly restarts?: boolean
 }
 
 /** Milliseconds between two updates of the bar or two JSON lines. */
@@ -102,7 +104,9 @@ export class ProgressMeter {
   #qemu(percent: number): void {
     const atEnd = percent === 0 || percent === 100
     const moved = Math.abs(percent - this.#shownPercent) > this.#options.step
-    if (percent !== this.#shownPercent && (atEnd || moved || Number.isNaN(this.#shownPercent))) {
+    // The beginning of a part is shown even if that of the whole has been.
+    const restart = percent === 0 && this.#options.restarts === true
+    if (restart || (percent !== this.#shownPercent && (atEnd || moved || Number.isNaN(this.#shownPercent)))) {
       this.#line(percent)
     }
   }

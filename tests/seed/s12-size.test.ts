@@ -1,7 +1,9 @@
 import { expect, test } from 'vitest'
 import {
   allocatedSize,
+  amendNode,
   Backend,
+  type BlockNode,
   checkNode,
   createWithDriver,
   hasZeroInit,
@@ -162,9 +164,43 @@ test("row 100: read-only is the node's, the write cache is the device's", async 
   expect(isInserted(node)).toBe(false)
 })
 
-test('row 101: drivers without amend do not offer it', async () => {
-  const { layer } = await qcow2(65536)
-  const image = await layer.open('/q')
-  expect(image.driver !== undefined && 'amendOptions' in image.driver).toBe(false)
+test('row 101: amend needs a medium and a driver that can; only what is given changes', async () => {
+  const { layer, host } = await qcow2(65536)
+  host.put('/a', new Uint8Array(512))
+  const amend = (node: BlockNode, options: Record<string, string | number | boolean>) =>
+    amendNode({ node, options, force: false })
+  const raw = await layer.open('/a', { driver: 'raw' }, { write: true })
+  expect(raw.driver !== undefined && 'amendOptions' in raw.driver).toBe(false)
+  expect(await failure(() => amend(raw, {}))).toEqual({
+    code: 'ENOTSUP',
+    message: "Block driver 'raw' does not support option amendment",
+  })
+  await layer.unref(raw)
+  expect(await failure(() => amend(raw, {}))).toEqual({ code: 'ENOMEDIUM', message: 'Node is ejected' })
+  const image = await layer.open('/q', {}, { write: true })
+  const level = async () => (await image.state?.specificInfo?.())?.data
+  await amend(image, { refcount_bits: 8 })
+  expect(await level()).toMatchObject({ compat: '1.1', 'refcount-bits': 8, 'lazy-refcounts': false })
+  await amend(image, { lazy_refcounts: true, size: 131072 })
+  expect(await level()).toMatchObject({ 'refcount-bits': 8, 'lazy-refcounts': true })
+  expect(image.length).toBe(131072)
+  expect((await failure(() => amend(image, { compat: '0.10' }))).message).toBe(
+    'compat=0.10 requires refcount_bits=16',
+  )
+  const steps: number[][] = []
+  const progress = (done: number, total: number) => {
+    steps.push([done, total])
+  }
+  const options = { compat: '0.10', refcount_bits: 16, lazy_refcounts: false }
+  await amendNode({ node: image, options, force: false, progress })
+  expect(await level()).toMatchObject({ compat: '0.10', 'refcount-bits': 16 })
+  expect(steps.length).toBeGreaterThan(2)
+  expect(steps.every(([done = 0, total = 0]) => done <= total)).toBe(true)
+  expect(await failure(() => amend(image, { backing_file: '/a' }))).toMatchObject({
+    message: 'Cannot amend the backing file',
+  })
   await layer.unref(image)
+  const again = await layer.open('/q')
+  expect(await checkNode(again, { leaks: false, errors: false })).toMatchObject({ messages: [] })
+  await layer.unref(again)
 })

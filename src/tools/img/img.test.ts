@@ -96,15 +96,6 @@ describe('help and version', () => {
     }
     expect((await call(['measure', '-Z'])).stderr).toBe("measure: invalid option -- 'Z'\n")
   })
-
-  test('commands of later releases say so', async () => {
-    for (const command of ['amend']) {
-      expect(await call([command, raw])).toMatchObject({
-        status: 1,
-        stderr: `tool: The command '${command}' is not available in this version\n`,
-      })
-    }
-  })
 })
 
 test('the umbrella has the commands at the top and below img', async () => {

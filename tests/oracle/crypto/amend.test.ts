@@ -173,8 +173,8 @@ describe('qcow2', () => {
     const layer = newLayer()
     const filename = path.join(cwd, 'a')
     const node = await layer.open(filename, { driver: 'qcow2', 'encrypt.key-secret': 's' }, { write: true })
-    const meta = (node.state as unknown as { metadata: Parameters<typeof amendEncryption>[1] }).metadata
-    const change = (options: Values) => amendEncryption(layer, meta, { options, force: false, node })
+    const meta = (node.state as unknown as { metadata: Parameters<typeof amendEncryption>[0] }).metadata
+    const change = (options: Values) => amendEncryption(meta, { options, force: false, node })
     await change({ 'encrypt.state': 'active', 'encrypt.new-secret': 't', 'encrypt.iter-time': 10 })
     await change({ 'encrypt.state': 'inactive', 'encrypt.keyslot': 0 })
     await expect(change({ 'encrypt.state': 'inactive', 'encrypt.keyslot': 1 })).rejects.toThrow(
@@ -186,5 +186,41 @@ describe('qcow2', () => {
       'verification failed',
     )
     expect(theirs(cwd, 'check', ...secrets, '--image-opts', opened('t')).status).toBe(0)
+  })
+
+  test('by the command, as qemu-img says it', async () => {
+    const cwd = folder.sub('command')
+    const create = ['create', '-q', ...secrets, '-f', 'qcow2', '-o']
+    good(
+      await ours(cwd, ...create, 'encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10', 'a', '1M'),
+    )
+    good(await ours(cwd, ...create, 'encrypt.format=aes,encrypt.key-secret=s', 'b', '1M'))
+    good(await ours(cwd, ...create, 'compat=1.1', 'c', '1M'))
+    const image = (name: string) => `driver=qcow2,file.filename=${name},encrypt.key-secret=s`
+    const amend = (options: string, name: string) => [
+      'amend',
+      ...secrets,
+      '--image-opts',
+      '-o',
+      options,
+      image(name),
+    ]
+    good(await ours(cwd, ...amend('encrypt.state=active,encrypt.new-secret=t,encrypt.iter-time=10', 'a')))
+    for (const args of [
+      amend('encrypt.state=inactive,encrypt.old-secret=q', 'a'),
+      amend('encrypt.state=inactive', 'a'),
+      amend('encrypt.keyslot=1', 'a'),
+      amend('encrypt.state=active,encrypt.new-secret=t', 'b'),
+      amend('encrypt.state=active,encrypt.new-secret=t', 'c'),
+      amend('encrypt.state=inactive,encrypt.keyslot=0', 'a'),
+      amend('encrypt.state=inactive,encrypt.keyslot=1', 'a'),
+    ]) {
+      fs.copyFileSync(path.join(cwd, 'a'), path.join(cwd, 'kept'))
+      const our = await ours(cwd, ...args)
+      fs.copyFileSync(path.join(cwd, 'kept'), path.join(cwd, 'a'))
+      const their = theirs(cwd, ...args)
+      const plain = (text: string) => text.replace(/^[\w-]+: /gm, '')
+      expect([args, our.status, plain(our.stderr)]).toEqual([args, their.status, plain(their.stderr)])
+    }
   })
 })

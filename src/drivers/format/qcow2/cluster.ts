@@ -244,13 +244,14 @@ export class ClusterWriter {
   commitWrite(plan: WritePlan): Wait {
     const meta = this.#meta
     const allocation = plan.token as Allocation
-    if (!meta.lock.locked && meta.l2.canOrderAfter(meta.blocks)) {
+    const ordered = meta.isDirty || (!meta.lazyRefcounts && meta.l2.canOrderAfter(meta.blocks))
+    if (!meta.lock.locked && ordered) {
       const slice = this.#tables.writable(allocation.guest)
       if (slice !== undefined && (allocation.keeps || !this.#replaces(slice, allocation))) {
         if (plan.copied) {
           meta.l2.orderAfterFlush()
         }
-        const wait = meta.l2.orderAfter(meta.blocks)
+        const wait = meta.isDirty ? undefined : meta.l2.orderAfter(meta.blocks)
         if (wait !== undefined) {
           throw new Error('orderAfter did I/O although it said it would not')
         }
@@ -271,10 +272,7 @@ export class ClusterWriter {
           if (copied) {
             meta.l2.orderAfterFlush()
           }
-          const wait = meta.l2.orderAfter(meta.blocks)
-          if (wait !== undefined) {
-            await wait
-          }
+          await meta.orderLinks()
           this.#link(slice, allocation, old)
         } finally {
           meta.l2.release(slice)
@@ -344,10 +342,7 @@ export class ClusterWriter {
       if (copied) {
         meta.l2.orderAfterFlush()
       }
-      const wait = meta.l2.orderAfter(meta.blocks)
-      if (wait !== undefined) {
-        await wait
-      }
+      await meta.orderLinks()
       const old: [number, number][] = []
       this.#link(slice, { guest, host, clusters, keeps: false }, old)
       await this.freeEntries(old, 'never')

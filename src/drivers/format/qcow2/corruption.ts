@@ -8,6 +8,8 @@ export interface CorruptImage {
   readonly host: Host
   readonly header: Qcow2Header
   readonly node: { readonly readOnly: boolean; readonly nodeName: string }
+  /** Tells listeners of the layer. */
+  emit?(data: { msg: string; offset?: number; size?: number; fatal: boolean }): void
   /** Writes the header; used to set the corrupt bit. */
   writeHeader(): Promise<void>
 }
@@ -31,8 +33,12 @@ export class CorruptionReport {
     this.#image = image
   }
 
-  /** Reports `message` and returns the error for the request that met it. */
-  signal(message: string, mayBeFatal = true): BlockError {
+  /**
+   * Reports `message` and returns the error for the request that met it.
+   *
+   * @param place what was about to be overwritten, bytes
+   */
+  signal(message: string, mayBeFatal = true, place?: { offset: number; size: number }): BlockError {
     const { header, node } = this.#image
     const fatal = mayBeFatal && !node.readOnly
     const error = ioError('EIO', { node: node.nodeName })
@@ -40,6 +46,7 @@ export class CorruptionReport {
       return error
     }
     this.#reported = true
+    this.#image.emit?.({ msg: message, ...place, fatal })
     if (!fatal) {
       this.tell(`qcow2: Image is corrupt: ${message}; further non-fatal corruption events will be suppressed`)
       return error

@@ -1,21 +1,28 @@
 import { blockError } from '../../../errors/index.js'
 import { lookupPassword } from '../../../formatkit/crypto/index.js'
-import { amendLuks, luksAmendOptions, luksAmendSchema } from '../../../formatkit/luks/index.js'
-import type { AmendContext, BlockLayer } from '../../../graph/index.js'
-import type { OptionSpec } from '../../../options/index.js'
+import { amendLuks, luksAmendOptions } from '../../../formatkit/luks/index.js'
+import type { AmendContext } from '../../../graph/index.js'
 import { luksStorageOf } from './crypto.js'
 import type { Qcow2Metadata } from './metadata.js'
 
 const prefix = 'encrypt.'
 
-/** The `encrypt.*` options of amend. */
-export const qcow2EncryptAmendOptions: Readonly<Record<string, OptionSpec>> = Object.fromEntries(
-  Object.entries(luksAmendSchema).map(([name, spec]) => [prefix + name, spec]),
-)
-
-/** Whether an amend asks for something about the encryption. */
-export function amendsEncryption(context: AmendContext): boolean {
-  return Object.keys(context.options).some((name) => name.startsWith(prefix))
+/**
+ * Whether an amend asks for something about the encryption.
+ *
+ * @throws BlockError with QEMU's texts if it does, and there is none that can be amended
+ */
+export function amendsEncryption(meta: Qcow2Metadata, context: AmendContext): boolean {
+  if (!Object.keys(context.options).some((name) => name.startsWith(prefix))) {
+    return false
+  }
+  if (meta.crypto === undefined) {
+    throw blockError('EINVAL', "Can't amend encryption options - encryption not present")
+  }
+  if (meta.crypto.method !== 'luks') {
+    throw blockError('ENOTSUP', 'Only LUKS encryption options can be amended')
+  }
+  return true
 }
 
 /**
@@ -23,17 +30,10 @@ export function amendsEncryption(context: AmendContext): boolean {
  *
  * @throws BlockError with QEMU's texts
  */
-export async function amendEncryption(
-  layer: BlockLayer,
-  meta: Qcow2Metadata,
-  context: AmendContext,
-): Promise<void> {
+export async function amendEncryption(meta: Qcow2Metadata, context: AmendContext): Promise<void> {
   const { crypto, header, file, host } = meta
-  if (crypto === undefined) {
-    throw blockError('ENOTSUP', "Can't amend encryption options - encryption not present")
-  }
-  const { volume } = crypto
-  if (crypto.method !== 'luks' || volume === undefined) {
+  const volume = crypto?.volume
+  if (volume === undefined) {
     throw blockError('ENOTSUP', 'Only LUKS encryption options can be amended')
   }
   await amendLuks({
@@ -42,7 +42,7 @@ export async function amendEncryption(
     volume,
     options: luksAmendOptions(context.options, prefix),
     force: context.force,
-    password: (id) => lookupPassword(layer, id),
-    keySecret: crypto.keySecret,
+    password: (id) => lookupPassword(context.node.layer, id),
+    keySecret: crypto?.keySecret,
   })
 }

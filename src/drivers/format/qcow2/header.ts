@@ -360,7 +360,7 @@ function checkCompressionType(type: number, featureBit: boolean): void {
 
 /**
  * The error for a valid image that uses what this driver cannot do, or undefined.
- * A dirty image (lazy refcounts not written back) can only be read. Where only metadata is asked for,
+ * Where only metadata is asked for,
  * an image without guest data in this file or with another kind of mapping is all right.
  */
 export function describeUnsupported(header: Qcow2Header, mode: HeaderMode = {}): BlockError | undefined {
@@ -370,9 +370,6 @@ export function describeUnsupported(header: Qcow2Header, mode: HeaderMode = {}):
   }
   if ((header.incompatible & Incompatible.extendedL2) !== 0 && mode.noIo !== true) {
     features.push('extended L2 entries')
-  }
-  if ((header.incompatible & Incompatible.dirty) !== 0 && mode.write === true && mode.check !== true) {
-    features.push('dirty bit (refcounts must be repaired before writing)')
   }
   return features.length === 0
     ? undefined

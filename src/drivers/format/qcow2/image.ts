@@ -1,6 +1,7 @@
 import { codeOf, ioError, strerror } from '../../../errors/index.js'
 import { sectorBytes } from '../../../formatkit/crypto/index.js'
 import {
+  type AmendContext,
   type BlockChild,
   type CheckFix,
   type CheckResult,
@@ -26,6 +27,7 @@ import {
   type WritePlan,
 } from '../../../io/index.js'
 import type { Wait } from '../../../sched/index.js'
+import { amend } from './amend.js'
 import type { PersistentBitmaps } from './bitmap-store.js'
 import { checkImage } from './check.js'
 import { ClusterWriter } from './cluster.js'
@@ -117,20 +119,25 @@ function outOfService(node: IoNode): MapPath & FlushPath {
   }
 }
 
+/** Only version 3 has zero clusters. */
+function zeroFlags({ header }: Qcow2Metadata): number {
+  return header.version >= 3 ? ReqFlags.mayUnmap | ReqFlags.noFallback : 0
+}
+
 /** An open qcow2 image. */
 export class Qcow2Image implements DriverState {
   readonly file: BlockChild
   readonly map: MapPath
   readonly flushPath: FlushPath
-  readonly supportedZeroFlags: number
+  supportedZeroFlags: number
   readonly clusterSize: number
   readonly bitmapStore: PersistentBitmaps
   readonly #meta: Qcow2Metadata
   readonly #resize: Resize
+  readonly snapshotOperations: Qcow2Snapshots
   readonly #zeroDiscard: ZeroDiscard
   readonly #compressed: CompressedClusters
   #settings: RuntimeSettings
-  readonly snapshotOperations: Qcow2Snapshots
   readonly vmState: VmStateArea
   readonly key: KeyHooks | undefined
 
@@ -140,7 +147,7 @@ export class Qcow2Image implements DriverState {
     this.file = file
     this.bitmapStore = bitmaps
     this.clusterSize = meta.geometry.clusterSize
-    this.supportedZeroFlags = meta.header.version >= 3 ? ReqFlags.mayUnmap | ReqFlags.noFallback : 0
+    this.supportedZeroFlags = zeroFlags(meta)
     const tables = new L2Tables(meta)
     const writer = new ClusterWriter(meta, tables)
     const zeroDiscard = new ZeroDiscard(meta, tables, writer)
@@ -259,6 +266,21 @@ export class Qcow2Image implements DriverState {
     })
   }
 
+  async amend(context: AmendContext): Promise<void> {
+    const meta = this.#meta
+    if (!meta.loaded) {
+      await meta.locked(() => meta.load())
+    }
+    await amend(context, {
+      meta,
+      snapshots: this.snapshotOperations,
+      versionChanged: () => {
+        this.supportedZeroFlags = zeroFlags(meta)
+        meta.node.supportedZeroFlags = this.supportedZeroFlags
+      },
+    })
+  }
+
   /** @internal Makes a new image an encrypted one. */
   async encrypt(fresh: FreshCrypto): Promise<void> {
     await installEncryption(this.#meta, fresh)
@@ -301,7 +323,15 @@ export class Qcow2Image implements DriverState {
       if (!stored) {
         throw ioError('EINVAL', { node: this.#meta.node.nodeName, operation: 'inactivate' })
       }
+      await this.#markClean()
     })
+  }
+
+  /** Refcounts are in the file: whoever opens the image need not repair them. */
+  async #markClean(): Promise<void> {
+    if (!this.#meta.node.readOnly) {
+      await this.#meta.markClean(Incompatible.dirty)
+    }
   }
 
   /** Writes back what is in memory. What cannot be written is lost, with a word to the user. */
@@ -313,6 +343,7 @@ export class Qcow2Image implements DriverState {
       return
     }
     await this.#meta.locked(async () => {
+      let complete = true
       if (!this.#meta.node.readOnly) {
         await this.bitmapStore.storeAtEnd()
       }
@@ -320,11 +351,17 @@ export class Qcow2Image implements DriverState {
         await this.#meta.writeL2()
       } catch (error) {
         host.warn(`Failed to flush the L2 table cache: ${strerror(codeOf(error))}`)
+        complete = false
       }
       try {
         await this.#meta.writeBlocks()
       } catch (error) {
         host.warn(`Failed to flush the refcount block cache: ${strerror(codeOf(error))}`)
+        complete = false
+      }
+      if (complete) {
+        // The image stays dirty if this fails, which only costs the next one a repair.
+        await this.#markClean().catch(() => undefined)
       }
     })
   }

@@ -1,5 +1,5 @@
 import type { BlockDriver } from '../../../graph/index.js'
-import { joinRuntimeOptions, qcow2CreateOptions, qcow2RuntimeOptions } from './options.js'
+import { joinRuntimeOptions, qcow2AmendOptions, qcow2CreateOptions, qcow2RuntimeOptions } from './options.js'
 
 const magic = [0x51, 0x46, 0x49, 0xfb]
 /** Bytes of the header that QEMU's probe wants to see. */
@@ -15,6 +15,7 @@ export const qcow2: BlockDriver = {
   mutableOptions: Object.keys(qcow2RuntimeOptions),
   joinOptions: joinRuntimeOptions,
   createOptions: qcow2CreateOptions,
+  amendOptions: qcow2AmendOptions,
   probe(head) {
     if (head.length < probedHeaderBytes || magic.some((byte, i) => head[i] !== byte)) {
       return 0

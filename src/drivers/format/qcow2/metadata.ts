@@ -6,8 +6,8 @@ import type { DebugEvent, IoNode } from '../../../io/index.js'
 import { Mutex, type Wait } from '../../../sched/index.js'
 import { ClusterAllocator, type DiscardPolicy } from './allocate.js'
 import type { CacheSizes } from './cache-sizes.js'
-import { tableEntryBytes } from './constants.js'
-import { CorruptionReport } from './corruption.js'
+import { Incompatible, tableEntryBytes } from './constants.js'
+import { type CorruptImage, CorruptionReport } from './corruption.js'
 import type { Qcow2Crypto } from './crypto.js'
 import { readPadded } from './file-read.js'
 import { Geometry } from './geometry.js'
@@ -17,6 +17,8 @@ import type { OverlapCheck } from './overlap.js'
 import { Refcounts } from './refcount.js'
 import type { Qcow2Snapshot } from './snapshot-table.js'
 
+/** Byte offset of the field "incompatible features" in the header. */
+const headerIncompatibleField = 72
 const l2Events = { load: 'l2_load', update: 'l2_update' } as const
 const blockEvents = { load: 'refblock_load', update: 'refblock_update_part' } as const
 
@@ -27,6 +29,8 @@ export interface MetadataOptions {
   readonly header: Qcow2Header
   readonly caches: CacheSizes
   readonly discards: DiscardPolicy
+  /** Tells listeners of the layer that the image is corrupt. */
+  readonly emit?: NonNullable<CorruptImage['emit']>
   readonly crypto?: Qcow2Crypto | undefined
 }
 
@@ -49,7 +53,7 @@ export class Qcow2Metadata {
   readonly #fileEdge: BlockChild
   readonly host: Host
   readonly header: Qcow2Header
-  readonly geometry: Geometry
+  geometry: Geometry
   readonly lock = new Mutex()
   readonly l1 = new L1Table(0, new Uint8Array(0))
   /** Slices of L2 tables. */
@@ -65,9 +69,12 @@ export class Qcow2Metadata {
   readonly crypto: Qcow2Crypto | undefined
   /** Protects metadata of an image that is open for writing. */
   overlap: OverlapCheck | undefined = undefined
+  /** Refcounts may lag behind once the image is marked dirty. */
+  lazyRefcounts = false
   /** Internal snapshots in the order of the table, and the bytes it has in the file. */
   readonly snapshots: Qcow2Snapshot[] = []
   snapshotTableBytes = 0
+  readonly emit: NonNullable<CorruptImage['emit']>
   #loaded = false
 
   constructor(options: MetadataOptions) {
@@ -75,6 +82,7 @@ export class Qcow2Metadata {
     this.node = node
     this.#fileEdge = file
     this.host = host
+    this.emit = options.emit ?? (() => undefined)
     this.crypto = options.crypto
     this.header = header
     this.geometry = new Geometry(header)
@@ -104,6 +112,12 @@ export class Qcow2Metadata {
     }
     this.l2.capacity = caches.l2Entries
     this.blocks.capacity = caches.refcountEntries
+  }
+
+  /** The header's version or refcount width has changed. */
+  refreshGeometry(): void {
+    this.geometry = new Geometry(this.header)
+    this.refcounts.refreshFormat()
   }
 
   /** Whether the L1 table and the refcount table are in memory. */
@@ -152,6 +166,53 @@ export class Qcow2Metadata {
       return await this.l2.load(sliceOffset)
     }
     return await this.locked(() => this.l2.load(sliceOffset))
+  }
+
+  /**
+   * Whether the image is marked dirty: refcounts in the file need not be right, as whoever finds it so
+   * repairs them before writing.
+   */
+  get isDirty(): boolean {
+    return (this.header.incompatible & Incompatible.dirty) !== 0
+  }
+
+  /** Prepares for new references in L2 tables: marks the image dirty, or orders the refcounts first. Lock held. */
+  async orderLinks(): Promise<void> {
+    if (this.lazyRefcounts && !this.isDirty) {
+      await this.#markDirty()
+    }
+    if (!this.isDirty) {
+      const wait = this.l2.orderAfter(this.blocks)
+      if (wait !== undefined) {
+        await wait
+      }
+    }
+  }
+
+  async #markDirty(): Promise<void> {
+    const field = new Uint8Array(8)
+    const bits = this.header.incompatible | Incompatible.dirty
+    new DataView(field.buffer).setUint32(4, bits)
+    await this.writeThrough(headerIncompatibleField, field)
+    this.header.incompatible = bits
+  }
+
+  /** Makes everything durable, then clears header bits that said it might not be. Lock held. */
+  async markClean(bits: number): Promise<void> {
+    const { header } = this
+    if ((header.incompatible & bits) === 0) {
+      return
+    }
+    await this.flushL2()
+    await this.flushBlocks()
+    const before = header.incompatible
+    header.incompatible &= ~bits
+    try {
+      await this.writeHeader()
+    } catch (error) {
+      header.incompatible = before
+      throw error
+    }
   }
 
   /** Makes what L2 tables say durable. Freed clusters that waited for that may be used again. */
@@ -212,8 +273,8 @@ export class Qcow2Metadata {
 
   /** Hands all changes to the file, for a flush of the node. */
   flushToOs(): Wait {
-    return this.l2.isDirty || this.blocks.isDirty || this.lock.locked
-      ? this.locked(() => this.writeCaches())
+    return this.l2.isDirty || (this.blocks.isDirty && !this.isDirty) || this.lock.locked
+      ? this.locked(() => (this.isDirty ? this.writeL2() : this.writeCaches()))
       : undefined
   }
 }

@@ -1,5 +1,6 @@
 import { codeOf, errnoError } from '../../../errors/index.js'
-import type { OpenContext } from '../../../graph/index.js'
+import type { CheckFailure, CheckResult, OpenContext } from '../../../graph/index.js'
+import type { Host } from '../../../host/index.js'
 import type { IoNode } from '../../../io/index.js'
 import { PersistentBitmaps } from './bitmap-store.js'
 import { headerLengthV3 } from './constants.js'
@@ -44,7 +45,16 @@ export async function open(context: OpenContext): Promise<Qcow2Image> {
     header,
     caches: settings.caches(),
     discards: settings.discards,
+    emit: (data) => {
+      const user = [...context.layer.backends].find((backend) => backend.root?.node === node)
+      context.layer.events.emit('BLOCK_IMAGE_CORRUPTED', {
+        device: user?.name ?? '',
+        'node-name': node.name,
+        ...data,
+      })
+    },
   })
+  meta.lazyRefcounts = settings.lazyRefcounts
   if (!flags.check) {
     const table = await readSnapshotTable(file, header)
     meta.snapshots.push(...table.snapshots)
@@ -70,7 +80,34 @@ export async function open(context: OpenContext): Promise<Qcow2Image> {
   }
   const image = new Qcow2Image(meta, context.file, settings, bitmaps)
   image.reload = () => reload(context, open)
+  if (write && !flags.check && !flags.inactive && meta.isDirty) {
+    await repairDirty(image, host)
+  }
   return image
+}
+
+/** Brings the refcounts of an image up to date that was not closed. Messages go to the user. */
+async function repairDirty(image: Qcow2Image, host: Host): Promise<void> {
+  const tell = (result: CheckResult) => {
+    for (const line of result.messages) {
+      host.warn(line)
+    }
+  }
+  let errors: number
+  try {
+    const result = await image.check({ leaks: true, errors: true })
+    tell(result)
+    errors = result.checkErrors
+  } catch (error) {
+    const failure = error instanceof Error ? (error.cause as Partial<CheckFailure> | undefined) : undefined
+    if (failure?.partial !== undefined) {
+      tell(failure.partial)
+    }
+    throw errnoError(codeOf(error), 'Could not repair dirty image', { cause: error })
+  }
+  if (errors !== 0) {
+    throw errnoError('EIO', 'Could not repair dirty image')
+  }
 }
 
 /** The bytes that {@link parseHeader} wants. */

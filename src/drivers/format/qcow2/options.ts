@@ -105,6 +105,26 @@ export function joinRuntimeOptions(options: OptionDict, old: OptionDict): void {
 /** Words of the `preallocation` option. */
 export const preallocationModes = ['off', 'metadata', 'falloc', 'full'] as const
 
+/** Options of amend. */
+export const qcow2AmendOptions = defineOptions({
+  'encrypt.state': { type: 'string', help: 'Select new state of affected keyslots (active/inactive)' },
+  'encrypt.keyslot': { type: 'number', help: 'Select a single keyslot to modify explicitly' },
+  'encrypt.old-secret': { type: 'string', help: 'Select all keyslots that match this password' },
+  'encrypt.new-secret': {
+    type: 'string',
+    help: 'New secret to set in the matching keyslots. Empty string to erase',
+  },
+  'encrypt.iter-time': { type: 'number', help: 'Time to spend in PBKDF in milliseconds' },
+  size: { type: 'size', help: 'Virtual disk size' },
+  compat: { type: 'string', help: 'Compatibility level (v2 [0.10] or v3 [1.1])' },
+  backing_file: { type: 'string', help: 'File name of a base image' },
+  backing_fmt: { type: 'string', help: 'Image format of the base image' },
+  data_file: { type: 'string', help: 'File name of an external data file' },
+  data_file_raw: { type: 'bool', help: 'The external data file must stay valid as a raw image' },
+  lazy_refcounts: { type: 'bool', help: 'Postpone refcount updates' },
+  refcount_bits: { type: 'number', help: 'Width of a reference count entry in bits' },
+})
+
 /** Options of create, in the order in which QEMU prints them. */
 export const qcow2CreateOptions = defineOptions({
   encryption: {

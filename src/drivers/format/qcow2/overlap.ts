@@ -156,7 +156,7 @@ export class OverlapCheck {
   check(offset: number, bytes: number): void {
     const hit = this.#find(offset, bytes)
     if (hit !== undefined) {
-      throw this.#overlap(hit)
+      throw this.#overlap(hit, offset, bytes)
     }
   }
 
@@ -164,7 +164,7 @@ export class OverlapCheck {
   checkExcept(offset: number, bytes: number, except: Structure): void {
     const hit = this.#find(offset, bytes, except)
     if (hit !== undefined) {
-      throw this.#overlap(hit)
+      throw this.#overlap(hit, offset, bytes)
     }
   }
 
@@ -172,7 +172,7 @@ export class OverlapCheck {
   checkTable(offset: number): void {
     const hit = this.#misplaced.size === 0 ? undefined : this.#misplaced.get(offset)
     if (hit !== undefined) {
-      throw this.#overlap(hit)
+      throw this.#overlap(hit, offset, this.#meta.geometry.clusterSize)
     }
   }
 
@@ -181,12 +181,13 @@ export class OverlapCheck {
     const { l1 } = this.#meta
     const hit = l1.size === 0 ? undefined : this.#find(l1.offset, l1.size * tableEntryBytes, 'active-l1')
     if (hit !== undefined) {
-      throw this.#overlap(hit)
+      throw this.#overlap(hit, l1.offset, l1.size * tableEntryBytes)
     }
   }
 
-  #overlap(hit: string): BlockError {
-    return this.#meta.corruption.signal(`Preventing invalid write on metadata (overlaps with ${hit})`)
+  #overlap(hit: string, offset: number, size: number): BlockError {
+    const text = `Preventing invalid write on metadata (overlaps with ${hit})`
+    return this.#meta.corruption.signal(text, true, { offset, size })
   }
 
   /** What the range touches, apart from structures of the kind `except`. */

@@ -14,7 +14,7 @@ import { RefcountGrowth } from './refcount-growth.js'
  * with it held; `async` ones always with it held.
  */
 export class Refcounts {
-  readonly format: RefcountFormat
+  format: RefcountFormat
   readonly #meta: Qcow2Metadata
   /** @internal File offsets of the blocks; 0 where there is none. */
   table: Float64Array = new Float64Array(0)
@@ -24,6 +24,11 @@ export class Refcounts {
     this.#meta = meta
     this.format = new RefcountFormat(meta.geometry.refcountOrder)
     this.growth = new RefcountGrowth(meta, this)
+  }
+
+  /** The width of refcounts has changed. */
+  refreshFormat(): void {
+    this.format = new RefcountFormat(this.#meta.geometry.refcountOrder)
   }
 
   /** Takes over the refcount table as it stands in the image. */

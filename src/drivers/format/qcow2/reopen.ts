@@ -43,6 +43,9 @@ export async function prepareReopen(
     await meta.locked(async () => {
       await step('Failed to flush the L2 table cache', () => meta.writeL2())
       await step('Failed to flush the refcount block cache', () => meta.writeBlocks())
+      if (!node.readOnly && (readOnly || (meta.lazyRefcounts && !settings.lazyRefcounts))) {
+        await step('Failed to disable lazy refcounts', () => meta.markClean(Incompatible.dirty))
+      }
     })
     if (becomesReadonly) {
       // The node's own flush at the start of the transaction came before the caches were empty for good.
@@ -68,6 +71,7 @@ export async function prepareReopen(
       adopt(settings)
       meta.resizeCaches(settings.caches())
       meta.allocator.discards = settings.discards
+      meta.lazyRefcounts = settings.lazyRefcounts
       meta.overlap = overlap
     },
     abort: stayWritable,

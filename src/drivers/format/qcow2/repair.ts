@@ -59,20 +59,6 @@ export class ImageRepair implements Qcow2Repair {
   }
 
   async markClean(): Promise<void> {
-    const { header } = this.#meta
-    const bits = Incompatible.dirty | Incompatible.corrupt
-    if ((header.incompatible & bits) === 0) {
-      return
-    }
-    await this.#meta.flushL2()
-    await this.#meta.flushBlocks()
-    const before = header.incompatible
-    header.incompatible &= ~bits
-    try {
-      await this.#meta.writeHeader()
-    } catch (error) {
-      header.incompatible = before
-      throw error
-    }
+    await this.#meta.markClean(Incompatible.dirty | Incompatible.corrupt)
   }
 }

@@ -2,7 +2,7 @@ import { blockError } from '../../../errors/index.js'
 import { type OptionDict, type OptionsOf, takeOptions } from '../../../options/index.js'
 import type { DiscardPolicy } from './allocate.js'
 import { type CacheSizes, cacheSizes } from './cache-sizes.js'
-import { CryptMethod } from './constants.js'
+import { Compatible, CryptMethod } from './constants.js'
 import { checkEncryptFormat, type EncryptOptions } from './crypto.js'
 import type { Qcow2Header } from './header.js'
 import { qcow2RuntimeOptions } from './options.js'
@@ -15,6 +15,8 @@ export interface RuntimeSettings {
   /** Sizes of the caches for the image's present size. */
   caches(): CacheSizes
   readonly discards: DiscardPolicy
+  /** Refcounts may lag behind while the image is marked dirty. */
+  readonly lazyRefcounts: boolean
   readonly protectedStructures: ReturnType<typeof protectedStructures>
   readonly encrypt: EncryptOptions
 }
@@ -44,6 +46,7 @@ export function runtimeSettings(
   return {
     caches,
     discards: discardPolicy(options, unmapAllowed),
+    lazyRefcounts: options['lazy-refcounts'] ?? (header.compatible & Compatible.lazyRefcounts) !== 0,
     protectedStructures: protectedStructures(options),
     encrypt: { format: options['encrypt.format'], keySecret: options['encrypt.key-secret'] },
   }
