@@ -104,6 +104,20 @@ function readPair(path, format) {
 makeSource('source.raw')
 qemu('convert', '-O', 'qcow2', 'source.raw', 'source.qcow2')
 qemu('create', '-q', '-f', 'qcow2', 'small.qcow2', '1G')
+// qemu-img cannot make one where the clock of CPU time is coarse.
+const secret = ['--object', 'secret,id=s,data=benchmark']
+const luks = 'driver=luks,key-secret=s,file.filename=source.luks'
+command(ours, [
+  'create',
+  '-q',
+  ...secret,
+  '-f',
+  'luks',
+  '-o',
+  'key-secret=s,iter-time=10',
+  'source.luks',
+  '1G',
+])
 const fresh = (name) => () => rmSync(name, { force: true })
 
 const jobs = {
@@ -131,6 +145,22 @@ const jobs = {
     'source.qcow2',
   ]),
   'check qcow2': commandPair(['check', 'source.qcow2']),
+  'encrypt 1 GiB raw to luks': commandPair([
+    'convert',
+    ...secret,
+    '-n',
+    '--target-image-opts',
+    '-S',
+    '0',
+    '-f',
+    'raw',
+    'source.raw',
+    luks,
+  ]),
+  'decrypt 1 GiB luks to raw': commandPair(
+    ['convert', ...secret, '--image-opts', '-O', 'raw', luks, 'out.raw'],
+    fresh('out.raw'),
+  ),
   'info on a small image': commandPair(['info', 'small.qcow2']),
 }
 

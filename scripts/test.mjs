@@ -64,6 +64,13 @@ try {
 if (vitest.status !== 0 && failed === 0) {
   failed++
 }
+if (process.argv.length === 2) {
+  const { status } = spawnSync(process.execPath, ['scripts/seed-map.mjs', report, '--check'], {
+    stdio: ['ignore', 'inherit', 'inherit'],
+  })
+  console.log(`${status === 0 ? 'ok  ' : 'FAIL'} seed map`)
+  status === 0 ? passed++ : failed++
+}
 rmSync(scratch, { recursive: true, force: true })
 console.log(`${passed} passed, ${failed} failed`)
 process.exit(failed === 0 ? 0 : 1)

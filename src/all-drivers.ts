@@ -1,4 +1,7 @@
 import { blkdebug } from './drivers/filter/blkdebug/index.js'
+import { blklogwrites } from './drivers/filter/blklogwrites/index.js'
+import { blkverify } from './drivers/filter/blkverify/index.js'
+import { quorum } from './drivers/filter/quorum/index.js'
 import { luks } from './drivers/format/luks/index.js'
 import { qcow2 } from './drivers/format/qcow2/index.js'
 import { raw } from './drivers/format/raw/index.js'
@@ -13,7 +16,10 @@ import type { BlockDriver } from './graph/index.js'
  */
 export const allDrivers: readonly BlockDriver[] = [
   blkdebug,
+  blklogwrites,
+  blkverify,
   luks,
+  quorum,
   raw,
   qcow2,
   nullCo,

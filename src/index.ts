@@ -6,6 +6,7 @@
  * a platform or a policy of your choice.
  */
 import { allDrivers } from './all-drivers.js'
+import { luksCreateSchema } from './drivers/format/luks/options.js'
 import { qcow2CreateOptions } from './drivers/format/qcow2/options.js'
 import { rawCreateOptions } from './drivers/format/raw/options.js'
 import { fileCreateOptions } from './drivers/protocol/file/options.js'
@@ -15,6 +16,7 @@ import { createNodeHost } from './platform/node/index.js'
 
 export { allDrivers } from './all-drivers.js'
 export { BlockError, type ErrnoName, type ErrorPlace, isBlockError } from './errors/index.js'
+export { addSecret, Secret } from './formatkit/crypto/index.js'
 export {
   AioContext,
   allowImplicitFiles,
@@ -63,6 +65,7 @@ export { createNodeHost, type NodeHostOptions } from './platform/node/index.js'
 const schemas = {
   raw: { ...fileCreateOptions, ...rawCreateOptions },
   qcow2: { ...fileCreateOptions, ...qcow2CreateOptions },
+  luks: { ...fileCreateOptions, ...luksCreateSchema },
 } as const
 
 export type CreateSchemas = typeof schemas

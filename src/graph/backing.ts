@@ -20,7 +20,7 @@ const maxChainLength = 200
  */
 export function directoryOf(node: BlockNode): string {
   const primary = node.primary
-  if (primary !== undefined) {
+  if (primary !== undefined && node.driver?.composite !== true) {
     return directoryOf(primary)
   }
   refreshFilename(node)

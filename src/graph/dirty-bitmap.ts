@@ -6,15 +6,15 @@ import type { BlockNode } from './node.js'
 /** States as seed row 104 has them, and those that came later; the first that applies wins. */
 export type DirtyBitmapStatus = 'inconsistent' | 'frozen' | 'locked' | 'disabled' | 'active'
 
-/** QAPI's `BlockDirtyInfo`, members in QEMU's order. Sizes are bytes. */
+/** QAPI's `BlockDirtyInfo`, members in the order in which QEMU prints them. Sizes are bytes. */
 export interface BlockDirtyInfo {
   readonly name?: string
   readonly recording: boolean
   readonly persistent: boolean
-  readonly inconsistent?: boolean
   readonly busy: boolean
-  readonly count: number
   readonly granularity: number
+  readonly count: number
+  readonly inconsistent?: boolean
 }
 
 /** What a caller cannot work with; see {@link DirtyBitmap.check}. */
@@ -144,10 +144,10 @@ export class DirtyBitmap {
       ...(this.#name === undefined ? {} : { name: this.#name }),
       recording: this.recording,
       persistent: this.persistent,
-      ...(this.#inconsistent ? { inconsistent: true } : {}),
       busy: this.#busy,
-      count: this.count,
       granularity: this.granularity,
+      count: this.count,
+      ...(this.#inconsistent ? { inconsistent: true } : {}),
     }
   }
 

@@ -83,6 +83,9 @@ export interface ReopenPlan {
   finish?(): Wait
 }
 
+/** The plan of a driver that takes any change of the generic options and has none of its own to change. */
+export const nothingToReopen: ReopenPlan = { commit: () => undefined, abort: () => undefined }
+
 /** What a driver offers to those who debug drivers (blkdebug). */
 export interface DebugHooks extends DebugEventSink {
   /** The next time `event` happens, the request stops under `tag`. @throws BlockError ENOENT for an unknown event */

@@ -34,6 +34,11 @@ export interface BlockDriver {
    * it and does not probe it (blkdebug, blkverify).
    */
   readonly protocolLevel?: boolean
+  /**
+   * Several images in one (quorum, blkverify): children are images in their own right, and there is no
+   * one folder that names could be relative to.
+   */
+  readonly composite?: boolean
   /** Prefix of names this driver opens, without the colon (`nbd` for `nbd:…`, `nbd://…`). */
   readonly protocolName?: string
   /** Whether it cannot be opened without a file name. */
@@ -147,6 +152,12 @@ export interface DriverState {
   amend?(context: AmendContext): Promise<void>
   /** Forgets everything written to this image, so that the backing file shows through (after commit). */
   makeEmpty?(): Wait
+  /** Nodes below that may be replaced by ones with the same contents without a visible change; absent: see `recurseCanReplace`. */
+  readonly replaceable?: readonly BlockNode[]
+  /** Takes a node up as another child (quorum). The result's edge is the new child. */
+  addChild?(node: BlockNode): Promise<void>
+  /** Lets one of the children go. @throws BlockError if too few would be left */
+  removeChild?(child: BlockChild): Promise<void>
   /** Checks a change of options and prepares it; nothing changes until the plan is committed. Throws to refuse. */
   prepareReopen?(context: ReopenContext): Maybe<ReopenPlan>
   /** Whether replacing `node`, at or below this one, by one with the same contents as this one changes nothing for those above. */

@@ -115,6 +115,10 @@ export function recurseIsFirstNonFilter(node: BlockNode, candidate: BlockNode): 
   if (node.driver === undefined) {
     return false
   }
+  const { replaceable } = node.state ?? {}
+  if (replaceable !== undefined) {
+    return node === candidate || replaceable.some((below) => recurseIsFirstNonFilter(below, candidate))
+  }
   if (!node.isFilter) {
     return node === candidate
   }

@@ -376,7 +376,7 @@ async function openDriver(
     openChild: async (key, role, optional) => {
       const child = await openChildNode(node, options, key, {
         role,
-        parentIsFormat: driver.kind === 'format',
+        parentIsFormat: driver.kind === 'format' && driver.composite !== true,
       })
       if (child === undefined) {
         if (optional === true) {
@@ -389,7 +389,7 @@ async function openDriver(
     openNamedChild: async (key, role, name) => {
       const child = await openChildNode(node, options, key, {
         role,
-        parentIsFormat: driver.kind === 'format',
+        parentIsFormat: driver.kind === 'format' && driver.composite !== true,
         filename: name,
       })
       if (child === undefined) {

@@ -27,6 +27,11 @@ export interface Host {
   warn(line: string): void
   /** Writes a line that is output rather than a warning, such as what blkdebug tells; absent: dropped. */
   print?(line: string): void
+  /**
+   * Tells the user `line` and ends the program at once, with code 1, for checks that must not be missed
+   * (blkverify); absent or returning: the request at hand fails with that text.
+   */
+  abort?(line: string): void
   /** Page size in bytes. */
   readonly pageSize: number
 }

@@ -96,7 +96,7 @@ class FirstExtent implements ExtentSink {
   }
 
   data(bytes: number, node: IoNode, offset: number, flags: number): boolean {
-    if ((flags & ExtentFlags.encoded) !== 0) {
+    if ((flags & (ExtentFlags.encoded | ExtentFlags.nowhere)) !== 0) {
       // The bytes there are not the guest's.
       return this.#add(bytes, true, false, false, undefined, 0, 0)
     }

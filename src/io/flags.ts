@@ -23,4 +23,6 @@ export const ExtentFlags = {
   raw: 2,
   /** The bytes stand at this place, but enciphered: the driver's `decode` makes them guest data. */
   encoded: 4,
+  /** There is data, but nowhere as such (a vote of several children). */
+  nowhere: 8,
 } as const

@@ -3,6 +3,8 @@ import type { IoNode } from './node.js'
 
 /** The driver's part of a flush. */
 export interface FlushPath {
+  /** {@link flushToOs} flushes the children as far as that is wanted; the core leaves them alone. */
+  readonly flushesChildren?: boolean
   /** Hands cached metadata to the layer below, in dependency order. Runs even with `cache.no-flush`. */
   flushToOs?(): Wait
   /** Makes what this layer has handed to the outside durable (fsync). */
@@ -84,7 +86,9 @@ export class FlushState {
         await toDisk
       }
     }
-    await settleAll(node.flushNodes.map((child) => child.flush()))
+    if (node.flushPath?.flushesChildren !== true) {
+      await settleAll(node.flushNodes.map((child) => child.flush()))
+    }
     this.#flushedGeneration = generation
   }
 }

@@ -249,3 +249,27 @@ test('dirty bitmaps tell what has changed since the last backup', async () => {
   await copy.close()
   expect(layer.nodes.size).toBe(0)
 })
+
+test('commitImage and rebaseImage', async () => {
+  const { host, library } = setUp()
+  host.put('/base', new Uint8Array(65536).fill(1))
+  host.put('/other', new Uint8Array(65536).fill(2))
+  await library.createImage({ filename: '/top', format: 'qcow2', backing: { file: '/base', format: 'raw' } })
+  {
+    await using image = await library.openImage('/top', { readOnly: false })
+    await image.write(0, new Uint8Array(512).fill(3))
+  }
+  expect(await library.commitImage('/top')).toEqual({ base: '/base', emptied: true })
+  expect(host.contents('/base')?.bytes().subarray(0, 513)).toEqual(
+    Uint8Array.from([...new Uint8Array(512).fill(3), 1]),
+  )
+  await library.rebaseImage('/top', { backing: '/other', backingFormat: 'raw' })
+  {
+    await using image = await library.openImage('/top')
+    expect([...(await image.read(511, 2))]).toEqual([3, 1])
+  }
+  await expect(library.commitImage('/base')).rejects.toThrow('Image does not have a backing file')
+  await expect(library.commitImage('/top', { base: '/base' })).rejects.toThrow(
+    "Did not find '/base' in the backing chain of '/top'",
+  )
+})

@@ -124,9 +124,13 @@ export function processContext(program: string | undefined, signal: AbortSignal)
         import('../platform/node/index.js'),
         import('../all-drivers.js'),
       ])
+      const abort = (line: string): never => {
+        writeText(stderr, `${line}\n`)
+        process.exit(1)
+      }
       const print = (line: string): void => writeText(stdout, `${line}\n`)
       return createBlockLayer({
-        host: createNodeHost({ warn, print, io: 'foreground' }),
+        host: createNodeHost({ warn, print, abort, io: 'foreground' }),
         drivers: allDrivers,
       })
     },

@@ -385,6 +385,20 @@ describe('row 81: what a commit changes', () => {
   })
 })
 
+test.each([
+  ['dirty', 1, 'qcow2: Image is dirty; it must be opened for writing to be repaired'],
+  ['corrupt', 2, 'qcow2: Image is corrupt; cannot be opened read/write'],
+])('row 80: an image that is %s does not become writable', async (_name, bit, message) => {
+  const { layer, host, open } = await chain()
+  const bytes = host.contents('/top')?.bytes() ?? new Uint8Array(0)
+  bytes[79] = bit
+  host.put('/top', bytes)
+  const node = await open({}, false)
+  expect(await failure(() => reopenSetReadOnly(node, false))).toEqual({ code: 'EACCES', message })
+  expect([node.readOnly, (node.file as BlockNode).readOnly]).toEqual([true, true])
+  await layer.unref(node)
+})
+
 test('row 82: one node, and the helper for its access mode', async () => {
   const { layer, open } = await chain()
   const node = await open({}, false)

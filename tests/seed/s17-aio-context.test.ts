@@ -21,9 +21,11 @@ import {
   removeAioContextNotifier,
   setBacking,
   setIoThread,
+  truncateNode,
 } from '../../src/graph/index.js'
 import { attachEdge } from '../../src/graph/lifecycle.js'
 import type { HostThreads } from '../../src/host/index.js'
+import { BlockStatus, ReqFlags } from '../../src/io/index.js'
 import { createNodeHost } from '../../src/platform/node/index.js'
 import { threadScript } from '../../src/platform/node/worker/script-fixture.js'
 import { failure, memoryLayer, pattern } from './fixtures.js'
@@ -341,6 +343,47 @@ test('row 116: requests in flight while the graph moves to and fro are neither l
   expect(requests).toBeGreaterThan(slots * 4)
   const file = readFileSync(path)
   expect(written.map((value, slot) => file[slot * 4096] === (value & 255))).toEqual(written.map(() => true))
+  await layer.closeAll()
+})
+
+test('row 116: zeroes, discards, resizing and copies work on a thread as they do without', async () => {
+  const { layer } = await real()
+  const results: Buffer[] = []
+  const copies: unknown[] = []
+  const context = await createIoThread(layer, 'io0')
+  for (const on of [layer.mainContext, context]) {
+    const path = join(folder, `${on.name}.raw`)
+    writeFileSync(path, pattern(1 << 20, 5))
+    const device = await Backend.open(
+      layer,
+      path,
+      { driver: 'raw', discard: 'unmap', 'file.discard': 'unmap' },
+      { write: true, resize: true },
+      { name: `d-${on.name}` },
+    )
+    await device.setAioContext(on)
+    await device.writeZeroes(4096, 65536)
+    await device.writeZeroes(131072, 65536, ReqFlags.mayUnmap)
+    await device.discard(262144, 65536)
+    await device.write(300000, 1234, pattern(1234, 8))
+    for (const preallocation of ['falloc', 'full', 'off'] as const) {
+      await truncateNode(device.node, device.length + (1 << 20), { exact: true, preallocation, zero: false })
+    }
+    await truncateNode(device.node, 2 << 20, { exact: true, preallocation: 'off', zero: false })
+    const status = new BlockStatus()
+    const wait = device.node.status(131072, 65536, 'zero', status)
+    if (wait !== undefined) {
+      await wait
+    }
+    const file = device.node.file
+    copies.push([status.zero, await file?.state?.copyRangeTo?.(0, file, 1 << 20, 65536)])
+    await device.flush()
+    await device.close()
+    results.push(readFileSync(path))
+  }
+  const [plain, threaded] = results as [Buffer, Buffer]
+  expect([plain.length, Buffer.compare(plain, threaded)]).toEqual([2 << 20, 0])
+  expect(copies[1]).toEqual(copies[0])
   await layer.closeAll()
 })
 

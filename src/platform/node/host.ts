@@ -16,6 +16,8 @@ export interface NodeHostOptions {
   readonly warn?: (line: string) => void
   /** Receives output of drivers, such as what blkdebug tells; default: dropped. */
   readonly print?: (line: string) => void
+  /** Ends the program after the line, for `Host.abort`; default: requests fail instead. */
+  readonly abort?: (line: string) => void
   /** What I/O threads run, for programs that bundle this package: its file `dist/io-thread.js`. */
   readonly threadScript?: URL
 }
@@ -42,6 +44,7 @@ export function createNodeHost(options: NodeHostOptions = {}): Host {
       ((line) => {
         process.stderr.write(`${line}\n`)
       }),
+    ...(options.abort === undefined ? {} : { abort: options.abort }),
     ...(options.print === undefined ? {} : { print: options.print }),
     // Only arm64 has a choice; elsewhere the question is not worth loading the binding.
     get pageSize() {

@@ -12,10 +12,13 @@ import {
   secrets,
   theirs,
   theirsMeasured,
+  unpack,
 } from './tools.js'
 
 const folder = new Folder()
 afterAll(() => folder.remove())
+
+const full = process.env.BLOCKGRAPH_FULL_MATRIX !== undefined
 
 const opened = (file: string, secret = 's'): string =>
   `driver=qcow2,file.filename=${file},encrypt.key-secret=${secret}`
@@ -100,7 +103,25 @@ describe('images made here', () => {
 })
 
 describe('images made by qemu-img', () => {
-  test.each([aes, luks])('%s', async (options) => {
+  test('one of 7.2', async () => {
+    const cwd = folder.sub('golden')
+    unpack('qcow2', path.join(cwd, 'a'))
+    await expectSame(cwd, 'info', 'a')
+    await expectSame(cwd, 'check', ...secrets, '--image-opts', opened('a'))
+    const our = await contents('ours', cwd, opened('a'))
+    expect(our.equals(await contents('theirs', cwd, opened('a')))).toBe(true)
+    expect([our[999], our[1000], our[70999], our[204800], our[205311]]).toEqual([0, 7, 7, 9, 9])
+    // A fresh image has the same layout: all but the LUKS header, and what was allocated since, is equal.
+    const options = 'cipher-alg=aes-128,encrypt.cipher-mode=cbc,encrypt.ivgen-alg=essiv,cluster_size=4k'
+    good(await create('ours', cwd, '-o', `${luks},encrypt.key-secret=s,encrypt.${options}`, 'b', '256k'))
+    const [a, b] = ['a', 'b'].map((name) => fs.readFileSync(path.join(cwd, name)).subarray(0, 8192)) as [
+      Buffer,
+      Buffer,
+    ]
+    expect(b.equals(a)).toBe(true)
+  })
+
+  test.each(full ? [aes, luks] : [aes])('%s', async (options) => {
     const cwd = folder.sub(`theirs ${options}`)
     const args = ['-o', `encrypt.key-secret=t,cluster_size=4k,${options}`]
     good(await create('theirs', cwd, ...args, 'a', '3M'))

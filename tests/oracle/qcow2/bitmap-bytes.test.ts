@@ -1,3 +1,4 @@
+import { spawn } from 'node:child_process'
 import fs from 'node:fs'
 import path from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
@@ -247,4 +248,68 @@ describe('convert --bitmaps', () => {
     }
     expect(await bitmapsOf(path.join(cwd, 'mine'))).toEqual(await bitmapsOf(path.join(cwd, 'theirs')))
   })
+})
+
+test('a commit records in the bitmaps of the base, which was read-only until then', async () => {
+  const cwd = folder.sub('commit')
+  for (const [tool, name] of [
+    [theirs, 'theirs'],
+    [ours, 'mine'],
+  ] as const) {
+    theirs(cwd, 'create', '-f', 'qcow2', `base-${name}`, '4M')
+    theirs(cwd, 'bitmap', '--add', `base-${name}`, 'b')
+    theirs(cwd, 'create', '-f', 'qcow2', '-b', `base-${name}`, '-F', 'qcow2', `top-${name}`)
+    theirs(cwd, 'bitmap', '--add', '-g', '4k', `top-${name}`, 't')
+    io(cwd, `top-${name}`, 'write 1M 70k', 'write -z 2M 64k', 'discard 3M 64k')
+    expect((await tool(cwd, 'commit', `top-${name}`)).status).toBe(0)
+  }
+  for (const image of ['base', 'top']) {
+    const mine = await bitmapsOf(path.join(cwd, `${image}-mine`))
+    expect(mine).toEqual(await bitmapsOf(path.join(cwd, `${image}-theirs`)))
+    expectSound(cwd, `${image}-mine`)
+  }
+  expect((await bitmapsOf(path.join(cwd, 'base-mine'))).b?.areas.length).toBeGreaterThan(0)
+})
+
+test("QEMU's NBD server shows the bits that we have stored", async () => {
+  const cwd = folder.sub('nbd')
+  theirs(cwd, 'create', '-f', 'qcow2', '-o', 'cluster_size=512', 'd', '8M')
+  expect((await ours(cwd, 'bitmap', '--add', '-g', '512', 'd', 'b')).status).toBe(0)
+  const layer = createBlockLayer({ host: createNodeHost(), drivers: allDrivers })
+  const image = await Backend.open(layer, path.join(cwd, 'd'), { driver: 'qcow2' }, { write: true })
+  const pick = random(4)
+  const expected = new Set<number>()
+  for (let i = 0; i < 40; i++) {
+    const first = pick(16000)
+    const count = 1 + pick(i % 4 === 0 ? 200 : 2)
+    await image.write(first * 512, count * 512, new Uint8Array(count * 512).fill(1))
+    for (let at = first; at < first + count; at++) {
+      expected.add(at)
+    }
+  }
+  await image.close()
+  const socket = path.join(cwd, 's')
+  const server = spawn('qemu-nbd', ['-r', '-f', 'qcow2', '-B', 'b', '-k', socket, 'd'], {
+    cwd,
+    stdio: 'ignore',
+  })
+  try {
+    const deadline = Date.now() + 20_000
+    while (!fs.existsSync(socket)) {
+      expect(Date.now()).toBeLessThan(deadline)
+      await new Promise((resolve) => setTimeout(resolve, 20))
+    }
+    const options = `driver=nbd,server.type=unix,server.path=${socket},x-dirty-bitmap=qemu:dirty-bitmap:b`
+    const map = theirs(cwd, 'map', '--output=json', '--image-opts', options)
+    expect(map.stderr).toBe('')
+    const dirty: number[] = []
+    for (const { start, length, data } of JSON.parse(map.stdout)) {
+      for (let at = start; !data && at < start + length; at += 512) {
+        dirty.push(at / 512)
+      }
+    }
+    expect(dirty).toEqual([...expected].sort((a, b) => a - b))
+  } finally {
+    server.kill()
+  }
 })

@@ -6,6 +6,8 @@ import {
   type DriverState,
   defaultChildPermissions,
   hasZeroInit,
+  nothingToReopen,
+  type ReopenPlan,
   type TruncateOptions,
   truncateNode,
 } from '../../../graph/index.js'
@@ -226,6 +228,10 @@ export class BlkdebugState implements DriverState, DirectPath, FlushPath, DebugH
   exactFilename(): string | undefined {
     const image = this.#image.node.exactFilename
     return image === '' || !this.#settings.plain ? undefined : `blkdebug:${this.#settings.config}:${image}`
+  }
+
+  prepareReopen(): ReopenPlan {
+    return nothingToReopen
   }
 
   close(): Wait {

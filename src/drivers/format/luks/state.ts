@@ -14,6 +14,8 @@ import {
   type BlockNode,
   type DriverInfo,
   type DriverState,
+  nothingToReopen,
+  type ReopenPlan,
   type SpecificInfo,
   type TruncateOptions,
   truncateNode,
@@ -136,6 +138,11 @@ export class LuksState implements DriverState {
       password: (id) => lookupPassword(this.#layer, id),
       keySecret: this.#keySecret,
     })
+  }
+
+  /** Whoever holds the key may read and write: nothing of the driver's own can change. */
+  prepareReopen(): ReopenPlan {
+    return nothingToReopen
   }
 
   close(): Wait {

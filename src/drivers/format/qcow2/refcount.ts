@@ -1,4 +1,5 @@
 import { ioError } from '../../../errors/index.js'
+import type { CachedTable } from '../../../formatkit/index.js'
 import { hex } from './check-walk.js'
 import { tableEntryBytes } from './constants.js'
 import type { Qcow2Metadata } from './metadata.js'
@@ -204,7 +205,7 @@ export class Refcounts {
         }
         this.#meta.overlap?.checkTable(offset)
         const stop = Math.min(end, at - (at % blockEntries) + blockEntries)
-        const block = await blocks.load(offset)
+        const block = await this.#touch(offset)
         try {
           for (let cluster = at; cluster < stop; cluster++) {
             if (!this.format.canAdd(block, cluster % blockEntries, 1)) {
@@ -224,6 +225,15 @@ export class Refcounts {
       throw error
     }
     return true
+  }
+
+  /** Brings a block that is about to change into the cache; these are events even if it is there. */
+  async #touch(offset: number): Promise<CachedTable> {
+    if (this.#meta.file.debug !== undefined) {
+      await this.#meta.event('refblock_alloc')
+      await this.#meta.event('refblock_load')
+    }
+    return await this.#meta.blocks.load(offset)
   }
 
   async #undoIncrease(first: number, end: number): Promise<void> {
@@ -268,7 +278,7 @@ export class Refcounts {
       throw ioError('EINVAL')
     }
     this.#meta.overlap?.checkTable(offset)
-    const block = await blocks.load(offset)
+    const block = await this.#touch(offset)
     try {
       for (let at = first; at < end; at++) {
         if (!this.format.canAdd(block, at % blockEntries, -1)) {

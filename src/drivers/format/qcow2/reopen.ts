@@ -1,4 +1,4 @@
-import { codeOf, errnoError, ioError } from '../../../errors/index.js'
+import { blockError, codeOf, errnoError, ioError } from '../../../errors/index.js'
 import type { BlockNode, ReopenContext, ReopenPlan } from '../../../graph/index.js'
 import type { PersistentBitmaps } from './bitmap-store.js'
 import { Incompatible } from './constants.js'
@@ -26,6 +26,9 @@ export async function prepareReopen(
     throw ioError('ENOMEDIUM', { node: node.name, operation: 'reopen' })
   }
   const settings = runtimeSettings(options, meta.header, unmap)
+  if (!readOnly && node.readOnly) {
+    checkWritable(meta.header.incompatible)
+  }
   const becomesReadonly = readOnly && !node.readOnly
   const stayWritable = (): void => {
     if (becomesReadonly) {
@@ -81,6 +84,16 @@ export async function prepareReopen(
         await makeBitmapsWritable(node, meta, bitmaps)
       }
     },
+  }
+}
+
+/** As an open for writing, but nothing is repaired on the way: somebody is reading the image. */
+function checkWritable(incompatible: number): void {
+  if ((incompatible & Incompatible.corrupt) !== 0) {
+    throw blockError('EACCES', 'qcow2: Image is corrupt; cannot be opened read/write')
+  }
+  if ((incompatible & Incompatible.dirty) !== 0) {
+    throw blockError('EACCES', 'qcow2: Image is dirty; it must be opened for writing to be repaired')
   }
 }
 

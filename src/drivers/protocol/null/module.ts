@@ -1,5 +1,11 @@
 import { blockError } from '../../../errors/index.js'
-import type { DriverModule, DriverState, OpenContext, ReopenPlan } from '../../../graph/index.js'
+import {
+  type DriverModule,
+  type DriverState,
+  nothingToReopen,
+  type OpenContext,
+  type ReopenPlan,
+} from '../../../graph/index.js'
 import { type DirectPath, type ExtentSink, type FlushPath, type IoNode, ReqFlags } from '../../../io/index.js'
 import { takeOptions } from '../../../options/index.js'
 import type { Wait } from '../../../sched/index.js'
@@ -59,7 +65,7 @@ class NullState implements DriverState, DirectPath {
 
   /** Nothing of its own can change. */
   prepareReopen(): ReopenPlan {
-    return { commit: () => undefined, abort: () => undefined }
+    return nothingToReopen
   }
 
   exactFilename(): string | undefined {

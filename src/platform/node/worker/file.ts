@@ -11,6 +11,7 @@ const pieceBytes = 1 << 20
 /** What a file needs of the thread that it is on. */
 export interface Submitter {
   submit(request: ThreadRequest): Promise<number>
+  run(request: ThreadRequest): Promise<void>
 }
 
 /** An open file whose system calls a thread makes. */
@@ -45,60 +46,42 @@ export class ThreadFile implements HostFile, OnThread {
     return this.base.canLock
   }
 
-  async #submit(
-    command: number,
-    offset: number,
-    length: number,
-    more: Partial<ThreadRequest> = {},
-  ): Promise<number> {
-    this.#inFlight++
-    try {
-      return await this.#thread.submit({
-        command,
-        fd: this.base.fd,
-        offset,
-        length,
-        extra: 0,
-        extraOffset: 0,
-        dataBytes: 0,
-        ...more,
-      })
-    } finally {
-      if (--this.#inFlight === 0) {
-        for (const resolve of this.#idle.splice(0)) {
-          resolve()
-        }
+  readonly #settled = (): void => {
+    if (--this.#inFlight === 0) {
+      for (const resolve of this.#idle.splice(0)) {
+        resolve()
       }
     }
+  }
+
+  #request(command: number, offset: number, length: number, extra = 0, extraOffset = 0): ThreadRequest {
+    this.#inFlight++
+    const { fd } = this.base
+    return { command, fd, offset, length, extra, extraOffset, dataBytes: 0, settled: this.#settled }
   }
 
   async #possible(result: Promise<number>): Promise<boolean> {
     return !Object.is(await result, notPossible)
   }
 
-  async #done(result: Promise<number>): Promise<void> {
-    await result
-  }
-
   /** Cuts a transfer into pieces that leave room for others. */
-  async #pieces(bytes: number, piece: (done: number, length: number) => Promise<number>): Promise<void> {
+  #pieces(bytes: number, piece: (done: number, length: number) => Promise<void>): Promise<void> {
     if (bytes <= pieceBytes) {
-      await piece(0, bytes)
-      return
+      return piece(0, bytes)
     }
     const all: Promise<void>[] = []
     for (let done = 0; done < bytes; done += pieceBytes) {
-      all.push(this.#done(piece(done, Math.min(pieceBytes, bytes - done))))
+      all.push(piece(done, Math.min(pieceBytes, bytes - done)))
     }
-    await settleAll(all)
+    return settleAll(all)
   }
 
   read(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): Wait {
     checkRange(offset, bytes, buffer, bufferOffset)
-    const extra = this.alignment.request
+    const granule = this.alignment.request
     return this.#pieces(bytes, (done, length) =>
-      this.#submit(Command.read, offset + done, length, {
-        extra,
+      this.#thread.run({
+        ...this.#request(Command.read, offset + done, length, granule),
         dataBytes: length,
         drain: (arena, place) => {
           buffer.set(arena.subarray(place, place + length), bufferOffset + done)
@@ -111,7 +94,8 @@ export class ThreadFile implements HostFile, OnThread {
     checkRange(offset, bytes, buffer, bufferOffset)
     return this.#pieces(bytes, (done, length) => {
       const from = bufferOffset + done
-      return this.#submit(Command.write, offset + done, length, {
+      return this.#thread.run({
+        ...this.#request(Command.write, offset + done, length),
         dataBytes: length,
         fill: (arena, place) => {
           arena.set(buffer.subarray(from, from + length), place)
@@ -121,19 +105,25 @@ export class ThreadFile implements HostFile, OnThread {
   }
 
   sync(): Wait {
-    return this.#done(this.#submit(Command.sync, 0, 0))
+    return this.#thread.run(this.#request(Command.sync, 0, 0))
   }
 
   truncate(length: number): Wait {
-    return this.#done(this.#submit(Command.truncate, 0, length))
+    return this.#thread.run(this.#request(Command.truncate, 0, length))
   }
 
   #fallocate(mode: number, offset: number, bytes: number): Maybe<boolean> {
-    return bytes === 0 || this.#possible(this.#submit(Command.fallocate, offset, bytes, { extra: mode }))
+    return (
+      bytes === 0 ||
+      this.#possible(this.#thread.submit(this.#request(Command.fallocate, offset, bytes, mode)))
+    )
   }
 
   #deviceRange(request: number, offset: number, bytes: number): Maybe<boolean> {
-    return bytes === 0 || this.#possible(this.#submit(Command.deviceRange, offset, bytes, { extra: request }))
+    return (
+      bytes === 0 ||
+      this.#possible(this.#thread.submit(this.#request(Command.deviceRange, offset, bytes, request)))
+    )
   }
 
   allocate(offset: number, bytes: number): Maybe<boolean> {
@@ -159,9 +149,9 @@ export class ThreadFile implements HostFile, OnThread {
     if (to?.kind !== 'regular' || this.kind !== 'regular') {
       return undefined
     }
-    return this.#submit(Command.copyRange, offset, bytes, { extra: to.fd, extraOffset: targetOffset }).then(
-      (result) => (Object.is(result, notPossible) ? undefined : result),
-    )
+    return this.#thread
+      .submit(this.#request(Command.copyRange, offset, bytes, to.fd, targetOffset))
+      .then((result) => (Object.is(result, notPossible) ? undefined : result))
   }
 
   stat(): FileStat {

@@ -58,14 +58,31 @@ function threadNumber(): number | undefined {
   }
 }
 
+/** Looks for a command this often before it goes to sleep, some 20 µs: falling asleep and being woken takes longer. */
+const looks = 2000
+
+/** Returns once there is a command behind the first `done`. */
+function awaitCommand({ counters }: Ring, done: number): void {
+  for (let look = 0; look < looks; look++) {
+    if (Atomics.load(counters, Ring.submitted) !== done) {
+      return
+    }
+  }
+  Atomics.store(counters, Ring.asleep, 1)
+  while (Atomics.load(counters, Ring.submitted) === done) {
+    Atomics.wait(counters, Ring.submitted, done)
+  }
+  Atomics.store(counters, Ring.asleep, 0)
+}
+
 const ring = new Ring(workerData as RingMemory)
 parentPort?.postMessage(threadNumber())
 for (let done = 0; ; ) {
-  while (Atomics.load(ring.counters, Ring.submitted) === done) {
-    Atomics.wait(ring.counters, Ring.submitted, done)
-  }
+  awaitCommand(ring, done)
   ring.setResult(done, run(ring, ring.take(done)))
   done = (done + 1) | 0
   Atomics.store(ring.counters, Ring.completed, done)
-  Atomics.notify(ring.counters, Ring.completed)
+  if (Atomics.exchange(ring.counters, Ring.waiting, 0) === 1) {
+    parentPort?.postMessage(null)
+  }
 }

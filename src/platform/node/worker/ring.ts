@@ -1,7 +1,9 @@
 /**
  * The memory that the block layer and one of its threads share: a ring of commands, executed in
  * order, and an arena for their data. The block layer writes commands and counts them in `submitted`;
- * the thread writes results and counts them in `completed`. Both counts wrap around at 2^32.
+ * the thread writes results and counts them in `completed`. Both counts wrap around at 2^32. A thread
+ * without commands says so in `asleep` and sleeps on `submitted`. The block layer is sent a message, but only if it has said
+ * in `waiting` that it will look at no more results by itself.
  */
 
 /** Commands in flight at most; a power of two. */
@@ -51,6 +53,8 @@ export interface RingCommand {
 export class Ring {
   static readonly submitted = 0
   static readonly completed = 1
+  static readonly waiting = 2
+  static readonly asleep = 3
   readonly memory: RingMemory
   readonly counters: Int32Array
   readonly data: Uint8Array
@@ -66,7 +70,7 @@ export class Ring {
 
   constructor(memory: RingMemory) {
     this.memory = memory
-    this.counters = new Int32Array(memory.control, 0, 2)
+    this.counters = new Int32Array(memory.control, 0, 4)
     this.#fields = new Float64Array(memory.control, headBytes)
     this.data = new Uint8Array(memory.data)
   }
@@ -79,13 +83,13 @@ export class Ring {
     return this.#fields[this.#at(index, field)] as number
   }
 
-  put(index: number, command: RingCommand): void {
+  put(index: number, command: Omit<RingCommand, 'place'>, place: number): void {
     const fields = this.#fields
     fields[this.#at(index, Field.command)] = command.command
     fields[this.#at(index, Field.fd)] = command.fd
     fields[this.#at(index, Field.offset)] = command.offset
     fields[this.#at(index, Field.length)] = command.length
-    fields[this.#at(index, Field.place)] = command.place
+    fields[this.#at(index, Field.place)] = place
     fields[this.#at(index, Field.extra)] = command.extra
     fields[this.#at(index, Field.extraOffset)] = command.extraOffset
   }

@@ -8,7 +8,7 @@ import { nodeFileOf } from '../file.js'
 import { libc } from '../libc.js'
 import { addressOf } from '../memory.js'
 import { ThreadFile } from './file.js'
-import { arenaChunk, notPossible, Ring, type RingCommand, ringSlots } from './ring.js'
+import { arenaChunk, Ring, type RingCommand, ringSlots } from './ring.js'
 
 /** Alignment of the arena, which is enough for O_DIRECT. Bytes. */
 const arenaAlignment = 4096
@@ -21,6 +21,8 @@ export interface ThreadRequest extends Omit<RingCommand, 'place'> {
   readonly fill?: (arena: Uint8Array, place: number) => void
   /** Takes data from there, after it succeeded. */
   readonly drain?: (arena: Uint8Array, place: number) => void
+  /** Called when it is over, before its result is told. */
+  readonly settled: () => void
 }
 
 interface InFlight {
@@ -34,15 +36,6 @@ interface InFlight {
 
 type Waiting = Pick<InFlight, 'request' | 'resolve' | 'reject'>
 
-/** Not in the library's types of this language version, but in every runtime that is supported. */
-const { waitAsync } = Atomics as unknown as {
-  waitAsync(
-    counters: Int32Array,
-    index: number,
-    value: number,
-  ): { async: boolean; value: Promise<unknown> | string }
-}
-
 /** A worker thread that makes system calls. While it has nothing to do it does not keep the process alive. */
 export class NodeThread implements HostThread {
   readonly name: string
@@ -55,9 +48,9 @@ export class NodeThread implements HostThread {
   readonly #inFlight: InFlight[] = []
   readonly #queue: Waiting[] = []
   readonly #idle: (() => void)[] = []
+  #nextChunk = 0
   #submitted = 0
   #completed = 0
-  #pumping = false
   #dead = false
 
   static async start(name: string, script: URL): Promise<NodeThread> {
@@ -81,6 +74,10 @@ export class NodeThread implements HostThread {
       this.#worker.once('error', reject)
     })
     this.#worker.unref()
+    this.#worker.on('message', () => {
+      this.#collect()
+    })
+    this.#collect()
     this.#worker.once('error', () => {
       this.#die()
     })
@@ -97,17 +94,29 @@ export class NodeThread implements HostThread {
   /** Runs a command behind all earlier ones; NaN if it is not possible here. @throws BlockError */
   submit(request: ThreadRequest): Promise<number> {
     return new Promise((resolve, reject) => {
-      if (this.#dead) {
-        reject(ioError('EIO'))
-        return
-      }
-      if (this.#inFlight.length === 0 && this.#queue.length === 0) {
-        // Someone waits for the result, so the process must not end before it is there.
-        this.#worker.ref()
-      }
-      this.#queue.push({ request, resolve, reject })
-      this.#send()
+      this.#enqueue({ request, resolve, reject })
     })
+  }
+
+  /** {@link submit} of a command that has no result. */
+  run(request: ThreadRequest): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#enqueue({ request, resolve: () => resolve(), reject })
+    })
+  }
+
+  #enqueue(waiting: Waiting): void {
+    if (this.#dead) {
+      waiting.request.settled()
+      waiting.reject(ioError('EIO'))
+      return
+    }
+    if (this.#inFlight.length === 0 && this.#queue.length === 0) {
+      // Someone waits for the result, so the process must not end before it is there.
+      this.#worker.ref()
+    }
+    this.#queue.push(waiting)
+    this.#send()
   }
 
   /** Moves what fits from the queue to the ring. */
@@ -128,50 +137,60 @@ export class NodeThread implements HostThread {
       try {
         next.request.fill?.(this.#ring.data, place)
       } catch (error) {
+        next.request.settled()
         next.reject(error)
         continue
       }
       this.#chunkUsed.fill(1, firstChunk, firstChunk + chunks)
-      this.#ring.put(this.#submitted, { ...next.request, place })
+      this.#ring.put(this.#submitted, next.request, place)
       this.#inFlight.push({ ...next, firstChunk, chunks, place })
       this.#submitted = (this.#submitted + 1) | 0
     }
     if (this.#submitted !== before) {
       Atomics.store(this.#ring.counters, Ring.submitted, this.#submitted)
-      Atomics.notify(this.#ring.counters, Ring.submitted)
-    }
-    if (!this.#pumping && this.#inFlight.length > 0) {
-      this.#pumping = true
-      void this.#pump()
+      if (Atomics.load(this.#ring.counters, Ring.asleep) === 1) {
+        Atomics.notify(this.#ring.counters, Ring.submitted)
+      }
     }
     this.#restIfIdle()
   }
 
-  /** First of `chunks` free chunks in a row; -1 if there are none. */
+  /** First of `chunks` free chunks in a row, looked for behind those given out last; -1 if there are none. */
   #room(chunks: number): number {
-    let run = 0
-    for (let at = 0; at < ringSlots; at++) {
-      if (run === chunks) {
-        return at - run
-      }
-      run = this.#chunkUsed[at] === 0 ? run + 1 : 0
+    if (chunks === 0) {
+      return 0
     }
-    return run >= chunks ? ringSlots - chunks : -1
+    const first = this.#roomFrom(this.#nextChunk, chunks)
+    const found = first >= 0 ? first : this.#roomFrom(0, chunks)
+    this.#nextChunk = found + chunks
+    return found
   }
 
-  /** Takes results for as long as something is in flight. */
-  async #pump(): Promise<void> {
-    while (this.#inFlight.length > 0) {
-      if (Atomics.load(this.#ring.counters, Ring.completed) === this.#completed) {
-        const wait = waitAsync(this.#ring.counters, Ring.completed, this.#completed)
-        if (wait.async) {
-          await wait.value
-        }
-        continue
+  #roomFrom(from: number, chunks: number): number {
+    let run = 0
+    for (let at = from; at < ringSlots; at++) {
+      run = this.#chunkUsed[at] === 0 ? run + 1 : 0
+      if (run === chunks) {
+        return at + 1 - chunks
       }
-      this.#finish()
     }
-    this.#pumping = false
+    return -1
+  }
+
+  /** Takes the results there are, and asks to be woken for those to come. */
+  #collect(): void {
+    const { counters } = this.#ring
+    for (;;) {
+      while (Atomics.load(counters, Ring.completed) !== this.#completed) {
+        this.#finish()
+      }
+      Atomics.store(counters, Ring.waiting, 1)
+      // A result that came before the thread could see that we wait has sent no message.
+      if (Atomics.load(counters, Ring.completed) === this.#completed) {
+        return
+      }
+      Atomics.store(counters, Ring.waiting, 0)
+    }
   }
 
   #finish(): void {
@@ -181,6 +200,7 @@ export class NodeThread implements HostThread {
     }
     const result = this.#ring.result(this.#completed)
     this.#completed = (this.#completed + 1) | 0
+    done.request.settled()
     try {
       if (result < 0) {
         throw fromErrno(-result)
@@ -222,16 +242,12 @@ export class NodeThread implements HostThread {
   /** The thread has ended although it should not: what it had taken on will never be answered. */
   #die(): void {
     this.#dead = true
-    for (const { reject } of [...this.#inFlight.splice(0), ...this.#queue.splice(0)]) {
+    for (const { request, reject } of [...this.#inFlight.splice(0), ...this.#queue.splice(0)]) {
+      request.settled()
       reject(ioError('EIO'))
     }
     this.#restIfIdle()
   }
-}
-
-/** Whether a command's result says that it was carried out. */
-export function wasPossible(result: number): boolean {
-  return !Object.is(result, notPossible)
 }
 
 /** Places of the thread's script beside the bundles that may ask for it. */
