@@ -3,6 +3,7 @@ import { type AmendContext, truncateNode } from '../../../graph/index.js'
 import { RefcountWidth } from './amend-refcounts.js'
 import { ZeroExpansion } from './amend-zero.js'
 import { Compatible, Incompatible } from './constants.js'
+import { amendEncryption, amendsEncryption } from './crypto-amend.js'
 import type { Qcow2Metadata } from './metadata.js'
 import type { Qcow2Snapshots } from './snapshot-operations.js'
 
@@ -44,6 +45,9 @@ export async function amend(context: AmendContext, parts: AmendParts): Promise<v
     progress.next()
     await upgrade(parts, progress)
   }
+  if (amendsEncryption(context)) {
+    await amendEncryption(context.node.layer, meta, context)
+  }
   if (plan.refcountBits !== 2 ** header.refcountOrder) {
     if (plan.version < 3 && plan.refcountBits !== 16) {
       throw invalid(
@@ -65,11 +69,17 @@ export async function amend(context: AmendContext, parts: AmendParts): Promise<v
   }
 }
 
-function amendPlan({ options }: AmendContext, { header, lazyRefcounts }: Qcow2Metadata): AmendPlan {
+function amendPlan(context: AmendContext, { header, lazyRefcounts, crypto }: Qcow2Metadata): AmendPlan {
+  const { options } = context
   const text = (name: string) => (options[name] === undefined ? undefined : String(options[name]))
   const version = versionOf(text('compat'), header.version)
-  if (Object.keys(options).some((name) => name.startsWith('encrypt.'))) {
-    throw invalid("Can't amend encryption options - encryption not present")
+  if (amendsEncryption(context)) {
+    if (crypto === undefined) {
+      throw invalid("Can't amend encryption options - encryption not present")
+    }
+    if (crypto.method !== 'luks') {
+      throw blockError('ENOTSUP', 'Only LUKS encryption options can be amended')
+    }
   }
   const refcountBits = Number(options.refcount_bits ?? 2 ** header.refcountOrder)
   if (!(refcountBits >= 1 && refcountBits <= 64 && Number.isInteger(Math.log2(refcountBits)))) {
@@ -226,7 +236,9 @@ class AmendProgress {
   constructor(context: AmendContext, { header }: Qcow2Metadata, plan: AmendPlan) {
     this.#context = context
     this.#operations =
-      (plan.version !== header.version ? 1 : 0) + (plan.refcountBits !== 2 ** header.refcountOrder ? 1 : 0)
+      (plan.version !== header.version ? 1 : 0) +
+      (plan.refcountBits !== 2 ** header.refcountOrder ? 1 : 0) +
+      (amendsEncryption(context) ? 1 : 0)
   }
 
   /** Another operation begins. */
