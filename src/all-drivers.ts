@@ -1,4 +1,7 @@
 import { blkdebug } from './drivers/filter/blkdebug/index.js'
+import { compress } from './drivers/filter/compress/index.js'
+import { copyOnRead } from './drivers/filter/copy-on-read/index.js'
+import { throttle } from './drivers/filter/throttle/index.js'
 import { luks } from './drivers/format/luks/index.js'
 import { qcow2 } from './drivers/format/qcow2/index.js'
 import { raw } from './drivers/format/raw/index.js'
@@ -13,6 +16,9 @@ import type { BlockDriver } from './graph/index.js'
  */
 export const allDrivers: readonly BlockDriver[] = [
   blkdebug,
+  copyOnRead,
+  compress,
+  throttle,
   luks,
   raw,
   qcow2,

@@ -1,5 +1,12 @@
 import { blockError, ioError } from '../errors/index.js'
-import { type AccountedKind, type DetectZeroes, type IoAccounting, ReqFlags } from '../io/index.js'
+import {
+  type AccountedKind,
+  type DetectZeroes,
+  type IoAccounting,
+  ReqFlags,
+  type ThrottleLimits,
+  type ThrottleMember,
+} from '../io/index.js'
 import type { OptionDict, OptionTree } from '../options/index.js'
 import type { Wait } from '../sched/index.js'
 import { changeAioContext } from './aio-change.js'
@@ -57,6 +64,7 @@ export class Backend implements EdgeParent {
   /** Where the I/O of media takes place. */
   #aioContext: AioContext
   #accounting: IoAccounting | undefined = undefined
+  #throttle: ThrottleMember | undefined = undefined
   /** Whether requests must look at more than their range. Hot: read on every request. */
   #attention = false
   readonly #waiting: (() => void)[] = []
@@ -249,6 +257,9 @@ export class Backend implements EdgeParent {
     }
     this.#closed = true
     try {
+      this.leaveThrottleGroup()
+      // What was waiting goes before the image does.
+      await Promise.resolve()
       await this.remove()
     } finally {
       this.layer.backends.delete(this)
@@ -272,6 +283,37 @@ export class Backend implements EdgeParent {
   set accounting(accounting: IoAccounting | undefined) {
     this.#accounting = accounting
     this.#attend()
+  }
+
+  /** The group whose limits the requests of this backend keep, whatever is below it; undefined: none, which costs nothing. */
+  get throttleGroup(): string | undefined {
+    return this.#throttle?.group.id
+  }
+
+  /** Joins the group called `name`, which is made if there is none, and leaves the present one. */
+  joinThrottleGroup(name: string): void {
+    const joined = this.layer.throttleGroups.join(name)
+    this.leaveThrottleGroup()
+    this.#throttle = joined
+    this.#attend()
+  }
+
+  /** Requests go as fast as they can, also those that wait. */
+  leaveThrottleGroup(): void {
+    const left = this.#throttle
+    if (left !== undefined) {
+      this.#throttle = undefined
+      this.#attend()
+      this.layer.throttleGroups.leave(left)
+    }
+  }
+
+  /** Changes the limits of the backend's group, for all its members. */
+  setThrottleLimits(limits: ThrottleLimits): void {
+    if (this.#throttle === undefined) {
+      throw new Error(`${this.description} is in no throttle group`)
+    }
+    this.#throttle.group.limits = limits
   }
 
   /** Whether there is a medium. */
@@ -342,7 +384,11 @@ export class Backend implements EdgeParent {
   }
 
   #attend(): void {
-    this.#attention = this.#held !== 0 || this.#accounting !== undefined || this.device.model !== undefined
+    this.#attention =
+      this.#held !== 0 ||
+      this.#accounting !== undefined ||
+      this.#throttle !== undefined ||
+      this.device.model !== undefined
   }
 
   #check(operation: string, offset: number, bytes: number): BlockNode {
@@ -369,7 +415,7 @@ export class Backend implements EdgeParent {
   ): Wait {
     const accounting = this.#accounting
     if (accounting === undefined) {
-      return this.#admitted(operation, offset, bytes, request)
+      return this.#admitted(kind, operation, offset, bytes, request)
     }
     try {
       this.#checkAvailable()
@@ -378,12 +424,31 @@ export class Backend implements EdgeParent {
       accounting.invalid(kind)
       throw error
     }
-    return accounting.run(kind, bytes, () => this.#admitted(operation, offset, bytes, request))
+    return accounting.run(kind, bytes, () => this.#admitted(kind, operation, offset, bytes, request))
   }
 
-  #admitted(operation: string, offset: number, bytes: number, request: (node: BlockNode) => Wait): Wait {
+  #admitted(
+    kind: AccountedKind,
+    operation: string,
+    offset: number,
+    bytes: number,
+    request: (node: BlockNode) => Wait,
+  ): Wait {
     if (this.#held !== 0) {
-      return this.#whenReleased(() => this.#admitted(operation, offset, bytes, request))
+      return this.#whenReleased(() => this.#admitted(kind, operation, offset, bytes, request))
+    }
+    this.#checkAvailable()
+    this.#check(operation, offset, bytes)
+    const throttled = kind === 'read' || kind === 'write' ? this.#throttle?.admit(kind, bytes) : undefined
+    return throttled === undefined
+      ? this.#started(operation, offset, bytes, request)
+      : throttled.then(() => this.#started(operation, offset, bytes, request))
+  }
+
+  /** Much may have happened while it waited. */
+  #started(operation: string, offset: number, bytes: number, request: (node: BlockNode) => Wait): Wait {
+    if (this.#held !== 0) {
+      return this.#whenReleased(() => this.#started(operation, offset, bytes, request))
     }
     this.#checkAvailable()
     return request(this.#check(operation, offset, bytes))

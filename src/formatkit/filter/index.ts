@@ -1,0 +1,2 @@
+/** What filter drivers share. */
+export { PassThrough } from './pass-through.js'
