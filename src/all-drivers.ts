@@ -1,6 +1,7 @@
 import { blkdebug } from './drivers/filter/blkdebug/index.js'
 import { compress } from './drivers/filter/compress/index.js'
 import { copyOnRead } from './drivers/filter/copy-on-read/index.js'
+import { preallocate } from './drivers/filter/preallocate/index.js'
 import { throttle } from './drivers/filter/throttle/index.js'
 import { luks } from './drivers/format/luks/index.js'
 import { qcow2 } from './drivers/format/qcow2/index.js'
@@ -18,6 +19,7 @@ export const allDrivers: readonly BlockDriver[] = [
   blkdebug,
   copyOnRead,
   compress,
+  preallocate,
   throttle,
   luks,
   raw,
