@@ -1,7 +1,9 @@
 import { blkdebug } from './drivers/filter/blkdebug/index.js'
 import { compress } from './drivers/filter/compress/index.js'
+import { copyBeforeWrite } from './drivers/filter/copy-before-write/index.js'
 import { copyOnRead } from './drivers/filter/copy-on-read/index.js'
 import { preallocate } from './drivers/filter/preallocate/index.js'
+import { snapshotAccess } from './drivers/filter/snapshot-access/index.js'
 import { throttle } from './drivers/filter/throttle/index.js'
 import { luks } from './drivers/format/luks/index.js'
 import { qcow2 } from './drivers/format/qcow2/index.js'
@@ -18,6 +20,8 @@ import type { BlockDriver } from './graph/index.js'
 export const allDrivers: readonly BlockDriver[] = [
   blkdebug,
   copyOnRead,
+  copyBeforeWrite,
+  snapshotAccess,
   compress,
   preallocate,
   throttle,

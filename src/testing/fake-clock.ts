@@ -35,6 +35,16 @@ export class FakeClock implements Clock {
     this.#now = end
   }
 
+  /** Goes on to the next timer at once, without waiting for anything else. */
+  expire(): void {
+    const next = this.#next(Number.POSITIVE_INFINITY)
+    if (next !== undefined) {
+      this.#now = Math.max(this.#now, next.at)
+      this.#timers.delete(next)
+      next.callback()
+    }
+  }
+
   #next(end: number): Timer | undefined {
     let first: Timer | undefined
     for (const timer of this.#timers) {
