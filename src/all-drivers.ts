@@ -1,7 +1,13 @@
 import { blkdebug } from './drivers/filter/blkdebug/index.js'
 import { blklogwrites } from './drivers/filter/blklogwrites/index.js'
 import { blkverify } from './drivers/filter/blkverify/index.js'
+import { compress } from './drivers/filter/compress/index.js'
+import { copyBeforeWrite } from './drivers/filter/copy-before-write/index.js'
+import { copyOnRead } from './drivers/filter/copy-on-read/index.js'
+import { preallocate } from './drivers/filter/preallocate/index.js'
 import { quorum } from './drivers/filter/quorum/index.js'
+import { snapshotAccess } from './drivers/filter/snapshot-access/index.js'
+import { throttle } from './drivers/filter/throttle/index.js'
 import { luks } from './drivers/format/luks/index.js'
 import { qcow2 } from './drivers/format/qcow2/index.js'
 import { raw } from './drivers/format/raw/index.js'
@@ -18,6 +24,12 @@ export const allDrivers: readonly BlockDriver[] = [
   blkdebug,
   blklogwrites,
   blkverify,
+  copyOnRead,
+  copyBeforeWrite,
+  snapshotAccess,
+  compress,
+  preallocate,
+  throttle,
   luks,
   quorum,
   raw,

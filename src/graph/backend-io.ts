@@ -1,7 +1,14 @@
 import { ioError } from '../errors/index.js'
-import { type AccountedKind, type IoAccounting, ReqFlags } from '../io/index.js'
+import {
+  type AccountedKind,
+  type IoAccounting,
+  ReqFlags,
+  type ThrottleLimits,
+  type ThrottleMember,
+} from '../io/index.js'
 import type { Wait } from '../sched/index.js'
 import type { BlockChild } from './child.js'
+import type { BlockLayer } from './layer.js'
 import type { BlockNode } from './node.js'
 
 /**
@@ -18,6 +25,7 @@ export abstract class BackendIo {
   #held = 0
   readonly #waiting: (() => void)[] = []
   #accounting: IoAccounting | undefined = undefined
+  #throttle: ThrottleMember | undefined = undefined
   /** Whether requests must look at more than their range. Hot: read on every request. */
   #attention = false
 
@@ -25,6 +33,9 @@ export abstract class BackendIo {
     this.writeThrough = writeThrough
   }
 
+  abstract readonly layer: BlockLayer
+  /** How messages call the user. */
+  abstract get description(): string
   /** Whether there is a medium that requests can reach. */
   abstract get isAvailable(): boolean
   /** Whether a device model is attached, which may have its tray open. */
@@ -63,6 +74,37 @@ export abstract class BackendIo {
     this.attend()
   }
 
+  /** The group whose limits the requests of this backend keep, whatever is below it; undefined: none, which costs nothing. */
+  get throttleGroup(): string | undefined {
+    return this.#throttle?.group.id
+  }
+
+  /** Joins the group called `name`, which is made if there is none, and leaves the present one. */
+  joinThrottleGroup(name: string): void {
+    const joined = this.layer.throttleGroups.join(name)
+    this.leaveThrottleGroup()
+    this.#throttle = joined
+    this.attend()
+  }
+
+  /** Requests go as fast as they can, also those that wait. */
+  leaveThrottleGroup(): void {
+    const left = this.#throttle
+    if (left !== undefined) {
+      this.#throttle = undefined
+      this.attend()
+      this.layer.throttleGroups.leave(left)
+    }
+  }
+
+  /** Changes the limits of the backend's group, for all its members. */
+  setThrottleLimits(limits: ThrottleLimits): void {
+    if (this.#throttle === undefined) {
+      throw new Error(`${this.description} is in no throttle group`)
+    }
+    this.#throttle.group.limits = limits
+  }
+
   get isHeld(): boolean {
     return this.#held !== 0
   }
@@ -87,7 +129,8 @@ export abstract class BackendIo {
 
   /** @internal Something that requests have to look at came or went. */
   protected attend(): void {
-    this.#attention = this.#held !== 0 || this.#accounting !== undefined || this.hasDevice
+    this.#attention =
+      this.#held !== 0 || this.#accounting !== undefined || this.#throttle !== undefined || this.hasDevice
   }
 
   #check(operation: string, offset: number, bytes: number): BlockNode {
@@ -114,7 +157,7 @@ export abstract class BackendIo {
   ): Wait {
     const accounting = this.#accounting
     if (accounting === undefined) {
-      return this.#admitted(operation, offset, bytes, request)
+      return this.#admitted(kind, operation, offset, bytes, request)
     }
     try {
       this.#checkAvailable()
@@ -123,12 +166,31 @@ export abstract class BackendIo {
       accounting.invalid(kind)
       throw error
     }
-    return accounting.run(kind, bytes, () => this.#admitted(operation, offset, bytes, request))
+    return accounting.run(kind, bytes, () => this.#admitted(kind, operation, offset, bytes, request))
   }
 
-  #admitted(operation: string, offset: number, bytes: number, request: (node: BlockNode) => Wait): Wait {
+  #admitted(
+    kind: AccountedKind,
+    operation: string,
+    offset: number,
+    bytes: number,
+    request: (node: BlockNode) => Wait,
+  ): Wait {
     if (this.#held !== 0) {
-      return this.#whenReleased(() => this.#admitted(operation, offset, bytes, request))
+      return this.#whenReleased(() => this.#admitted(kind, operation, offset, bytes, request))
+    }
+    this.#checkAvailable()
+    this.#check(operation, offset, bytes)
+    const throttled = kind === 'read' || kind === 'write' ? this.#throttle?.admit(kind, bytes) : undefined
+    return throttled === undefined
+      ? this.#started(operation, offset, bytes, request)
+      : throttled.then(() => this.#started(operation, offset, bytes, request))
+  }
+
+  /** Much may have happened while it waited. */
+  #started(operation: string, offset: number, bytes: number, request: (node: BlockNode) => Wait): Wait {
+    if (this.#held !== 0) {
+      return this.#whenReleased(() => this.#started(operation, offset, bytes, request))
     }
     this.#checkAvailable()
     return request(this.#check(operation, offset, bytes))

@@ -270,6 +270,9 @@ export class Backend extends BackendIo implements EdgeParent {
     }
     this.#closed = true
     try {
+      this.leaveThrottleGroup()
+      // What was waiting goes before the image does.
+      await Promise.resolve()
       await this.remove()
     } finally {
       this.layer.backends.delete(this)

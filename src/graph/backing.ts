@@ -197,7 +197,8 @@ export async function changeBackingFile(
 /** The first node at or below `node` that is not a filter. */
 export function skipFilters(node: BlockNode | undefined): BlockNode | undefined {
   let at = node
-  while (at?.isFilter) {
+  // snapshot-access has other contents than the node below: nothing shows through it.
+  while (at?.isFilter && at.filteredNode !== undefined) {
     at = at.filteredNode
   }
   return at

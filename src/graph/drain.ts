@@ -47,12 +47,19 @@ export async function drain(nodes: readonly BlockNode[]): Promise<DrainedSection
   }
   update()
   sections?.add(update)
+  const lifted = new Set<BlockNode>()
+  for (const node of above) {
+    lift(node, lifted)
+  }
   let ended = false
   const section: DrainedSection = {
     end: () => {
       if (!ended) {
         ended = true
         sections?.delete(update)
+        for (const node of lifted) {
+          node.state?.drainedEnd?.()
+        }
         for (const user of users) {
           user.releaseRequests?.()
         }
@@ -75,6 +82,21 @@ export async function drain(nodes: readonly BlockNode[]): Promise<DrainedSection
     throw error
   }
   return section
+}
+
+/** Has the drivers of `node` and everything below let go what they hold back. */
+function lift(node: BlockNode, lifted: Set<BlockNode>): void {
+  if (lifted.has(node)) {
+    return
+  }
+  for (const child of node.children) {
+    lift(child.node, lifted)
+  }
+  // Only what is told of the beginning is told of the end.
+  if (node.state?.drainedBegin !== undefined) {
+    lifted.add(node)
+    node.state.drainedBegin()
+  }
 }
 
 async function idle(node: BlockNode): Promise<void> {

@@ -168,6 +168,9 @@ export interface DriverState {
   probeGeometry?(): { cylinders: number; heads: number; sectors: number } | undefined
   /** In-kernel copy between two protocol nodes; undefined result: not possible here. */
   copyRangeTo?(offset: number, target: IoNode, targetOffset: number, bytes: number): Maybe<number | undefined>
+  /** Whoever drains the node waits for its requests: what the driver holds back goes at once, until as many ends. */
+  drainedBegin?(): void
+  drainedEnd?(): void
   /** The node's I/O leaves its context, or enters this one; nothing is in flight. Neither may fail. */
   detachAioContext?(): void
   attachAioContext?(context: AioContext): void

@@ -13,6 +13,7 @@ import type { BlockNode } from './node.js'
 import { NodeNames } from './node-names.js'
 import { UserObjects } from './objects.js'
 import { type OpenRequest, openInherit } from './open.js'
+import { ThrottleGroups } from './throttling.js'
 
 export interface BlockLayerOptions {
   readonly host: Host
@@ -48,6 +49,8 @@ export class BlockLayer {
   readonly mainContext = new AioContext('main')
   /** Objects that options refer to by id: secrets, throttle groups. */
   readonly objects = new UserObjects()
+  /** Limits that nodes and backends share, by name. */
+  readonly throttleGroups: ThrottleGroups
   /** @internal Called when edges have been added: users that now stand above drained nodes must be held. */
   readonly drainedSections = new Set<() => void>()
   /** @internal Held from the first change of edges or flags until their permissions are settled. */
@@ -65,6 +68,7 @@ export class BlockLayer {
     this.implicitFiles = options.implicitFiles ?? allowImplicitFiles
     this.whitelist = options.whitelist
     this.names = new NodeNames(this)
+    this.throttleGroups = new ThrottleGroups(this)
   }
 
   /** The driver called exactly `name`; the first registered last wins (seed row 2). */

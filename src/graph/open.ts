@@ -238,10 +238,8 @@ async function openNode(node: BlockNode, options: OptionDict, filename: string |
 
 /** Role of the `file` child that a driver opens by default. */
 function fileRole(driver: BlockDriver | undefined, options: OptionDict): number {
-  if (driver?.kind === 'filter') {
-    return Role.filtered | Role.primary
-  }
-  return driver?.fileRole?.(options) ?? Role.image
+  const usual = driver?.kind === 'filter' ? Role.filtered | Role.primary : Role.image
+  return driver?.fileRole?.(options) ?? usual
 }
 
 async function openFile(

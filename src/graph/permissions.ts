@@ -137,6 +137,16 @@ export async function settlePermissions(roots: readonly BlockNode[]): Promise<vo
       if ((perm & (Perm.write | Perm.writeUnchanged)) !== 0 && node.readOnly) {
         throw blockError('EPERM', 'Block node is read-only')
       }
+      // A write to the last block would have to go past the end.
+      if (
+        (perm & (Perm.write | Perm.resize)) === Perm.write &&
+        node.length % node.limits.requestAlignment !== 0
+      ) {
+        throw blockError(
+          'EPERM',
+          "Cannot get 'write' permission without 'resize': Image size is not a multiple of request alignment",
+        )
+      }
       for (const child of node.children) {
         const old = { perm: child.perm, shared: child.shared }
         const wanted =

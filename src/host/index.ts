@@ -4,6 +4,7 @@ export * from './codecs.js'
 export * from './files.js'
 export * from './threads.js'
 
+import type { Clock } from '../sched/index.js'
 import type { HostCiphers } from './ciphers.js'
 import type { HostCodecs } from './codecs.js'
 import type { HostFiles } from './files.js'
@@ -17,6 +18,8 @@ export interface Host {
   readonly ciphers?: HostCiphers | undefined
   /** Absent: everything runs on one thread. */
   readonly threads?: HostThreads
+  /** What limits and timeouts go by; absent: the platform's monotonic clock. */
+  readonly clock?: Clock
   /** Decides the path rules: drive letters and backslashes count only on win32 (seed L94-163). */
   readonly pathStyle: 'posix' | 'win32'
   /** `length` random bytes, for identifiers and salts. */

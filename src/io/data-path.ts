@@ -142,6 +142,8 @@ export interface MapPath {
 export interface DirectPath {
   read(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number, flags: number): Wait
   write?(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number, flags: number): Wait
+  /** As `MapPath.writeCompressed`. */
+  writeCompressed?(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): Wait
   zero?(offset: number, bytes: number, flags: number, out: RangeResult): Wait
   discard?(offset: number, bytes: number, out: RangeResult): Wait
   /** As `MapPath.resolveRead`, for block status only. `'allocation'` permits skipping costly zero detection. */

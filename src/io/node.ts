@@ -232,11 +232,24 @@ export abstract class IoNode {
     if (this.map?.writeCompressed !== undefined) {
       return this.map.writeCompressed(offset, bytes, buffer, bufferOffset)
     }
+    const direct = this.direct
+    if (direct?.writeCompressed !== undefined) {
+      return direct.writeCompressed(offset, bytes, buffer, bufferOffset)
+    }
     const filtered = this.filteredNode
-    if (filtered !== undefined) {
+    // A filter that looks at writes must not be passed by.
+    if (filtered !== undefined && direct === undefined) {
       return filtered.write(offset, bytes, buffer, bufferOffset, flags)
     }
     throw ioError('ENOTSUP', { node: this.nodeName, operation: 'write', offset, bytes })
+  }
+
+  /** Whether the driver takes compressed writes. */
+  get canWriteCompressed(): boolean {
+    const path = this.map ?? this.direct
+    return path === undefined
+      ? (this.filteredNode?.canWriteCompressed ?? false)
+      : path.writeCompressed !== undefined
   }
 
   async #tracked(wait: Promise<void>, offset: number, bytes: number): Promise<void> {

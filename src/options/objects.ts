@@ -2,6 +2,10 @@ import { blockError } from '../errors/index.js'
 import { type JsonObject, type JsonValue, parseJson } from './json-parse.js'
 import { parseKeyval } from './keyval.js'
 import { identifierError, isIdentifier } from './opts-text.js'
+import { parseInteger } from './size.js'
+
+/** Longest burst of a throttle group, seconds. */
+const maxBurstLength = 0xffffffff
 
 /** A `secret` object: a password or key, given or in a file. */
 export interface SecretSpec {
@@ -14,10 +18,20 @@ export interface SecretSpec {
   readonly iv?: string
 }
 
+/** A `throttle-group` object: members of QAPI's `ThrottleLimits` by name. What they mean together is not looked at. */
+export interface ThrottleGroupSpec {
+  readonly id: string
+  readonly values: Readonly<Record<string, number>>
+}
+
 /** What the text of `--object` asks for: an object, or a list of what there is. */
 export type ObjectRequest =
   | { readonly kind: 'secret'; readonly secret: SecretSpec }
+  | { readonly kind: 'throttle-group'; readonly throttleGroup: ThrottleGroupSpec }
   | { readonly kind: 'help'; readonly lines: readonly string[] }
+
+/** Types of objects that this package has. */
+const ownTypes = ['secret', 'throttle-group']
 
 /** QEMU's other object types, which this package has no use for. */
 const otherTypes = [
@@ -57,7 +71,6 @@ const otherTypes = [
   'sev-guest',
   'thread-context',
   's390-pv-guest',
-  'throttle-group',
   'tls-creds-anon',
   'tls-creds-psk',
   'tls-creds-x509',
@@ -75,6 +88,43 @@ const secretHelp = [
   '  keyid=<string>',
 ]
 
+/** Members of `ThrottleLimits` in the order in which they are read; with `x-` in front also those of the object. */
+const limitNames = [
+  ...['iops', 'bps'].flatMap((unit) =>
+    ['total', 'read', 'write'].flatMap((direction) => [
+      `${unit}-${direction}`,
+      `${unit}-${direction}-max`,
+      `${unit}-${direction}-max-length`,
+    ]),
+  ),
+  'iops-size',
+]
+
+const throttleGroupHelp = [
+  'throttle-group options:',
+  '  limits=<ThrottleLimits>',
+  ...['bps', 'iops'].flatMap((unit) => [
+    ...['read', 'size', 'total', 'write'].flatMap((word) => {
+      const name = `  x-${unit}-${word}`
+      if (word === 'size') {
+        return unit === 'iops' ? [`${name}=<int>`] : []
+      }
+      return [`${name}-max-length=<int>`, `${name}-max=<int>`, `${name}=<int>`]
+    }),
+  ]),
+]
+
+function objectHelp(type: unknown): readonly string[] {
+  switch (type) {
+    case 'secret':
+      return secretHelp
+    case 'throttle-group':
+      return throttleGroupHelp
+    default:
+      return ['List of user creatable objects:', ...ownTypes.map((name) => `  ${name}`)]
+  }
+}
+
 /**
  * Parses the argument of `--object`: key-value text or JSON.
  *
@@ -89,12 +139,10 @@ export function parseObject(text: string): ObjectRequest {
     const parsed = parseKeyval(text, 'qom-type')
     value = parsed.value
     if (parsed.help) {
-      const lines =
-        value['qom-type'] === 'secret' ? secretHelp : ['List of user creatable objects:', '  secret']
-      return { kind: 'help', lines }
+      return { kind: 'help', lines: objectHelp(value['qom-type']) }
     }
   }
-  return { kind: 'secret', secret: new ObjectReader(value, isJson).secret() }
+  return new ObjectReader(value, isJson).object()
 }
 
 /** Takes an object's members as the type's description has them; the order decides which error comes first. */
@@ -108,15 +156,23 @@ class ObjectReader {
     this.#isJson = isJson
   }
 
-  secret(): SecretSpec {
+  object(): ObjectRequest {
     const type = this.#required('qom-type')
-    if (type !== 'secret' && !otherTypes.includes(type)) {
+    if (!ownTypes.includes(type) && !otherTypes.includes(type)) {
       throw blockError('EINVAL', `Parameter 'qom-type' does not accept value '${type}'`)
     }
     const id = this.#required('id')
-    if (type !== 'secret') {
-      throw blockError('EINVAL', `invalid object type: ${type}`)
+    switch (type) {
+      case 'secret':
+        return { kind: 'secret', secret: this.#secret(id) }
+      case 'throttle-group':
+        return { kind: 'throttle-group', throttleGroup: this.#throttleGroup(id) }
+      default:
+        throw blockError('EINVAL', `invalid object type: ${type}`)
     }
+  }
+
+  #secret(id: string): SecretSpec {
     const hasLoaded = this.#boolean('loaded')
     const format = this.#optional('format') ?? 'raw'
     if (format !== 'raw' && format !== 'base64') {
@@ -126,13 +182,7 @@ class ObjectReader {
     const iv = this.#optional('iv')
     const data = this.#optional('data')
     const file = this.#optional('file')
-    const [left] = Object.keys(this.#value).filter((key) => !this.#known.has(key))
-    if (left !== undefined) {
-      throw blockError('EINVAL', `Parameter '${left}' is unexpected`)
-    }
-    if (!isIdentifier(id)) {
-      throw identifierError()
-    }
+    this.#finish(id)
     if (hasLoaded) {
       throw blockError('EINVAL', "Property 'secret.loaded' is not writable")
     }
@@ -143,6 +193,93 @@ class ObjectReader {
       ...(file === undefined ? {} : { file }),
       ...(keyId === undefined ? {} : { keyId }),
       ...(iv === undefined ? {} : { iv }),
+    }
+  }
+
+  #throttleGroup(id: string): ThrottleGroupSpec {
+    const limits = this.#limits()
+    const own = new Map<string, number>()
+    for (const name of limitNames) {
+      const value = this.#integer(this.#value, `x-${name}`, `x-${name}`)
+      this.#known.add(`x-${name}`)
+      if (value !== undefined) {
+        own.set(name, value)
+      }
+    }
+    this.#finish(id)
+    const values: Record<string, number> = {}
+    for (const [name, value] of own) {
+      if (value < 0) {
+        throw blockError('EINVAL', 'Property values cannot be negative')
+      }
+      if (name.endsWith('-length') && value > maxBurstLength) {
+        // No space between two words of it.
+        throw blockError('EINVAL', `x-${name} value must be in therange [0, ${maxBurstLength}]`)
+      }
+      values[name] = value
+    }
+    for (const [name, value] of limits) {
+      if (name.endsWith('-length') && value > maxBurstLength) {
+        throw blockError('EINVAL', `${name} value must be in the range [0, ${maxBurstLength}]`)
+      }
+      // A length is kept in 32 bits without a sign.
+      values[name] = name.endsWith('-length') && value < 0 ? value >>> 0 : value
+    }
+    return { id, values }
+  }
+
+  #limits(): Map<string, number> {
+    const result = new Map<string, number>()
+    const limits = this.#member('limits')
+    if (limits === undefined) {
+      return result
+    }
+    if (typeof limits !== 'object' || limits === null || Array.isArray(limits)) {
+      throw blockError('EINVAL', "Invalid parameter type for 'limits', expected: object")
+    }
+    for (const name of limitNames) {
+      const value = this.#integer(limits, name, `limits.${name}`)
+      if (value !== undefined) {
+        result.set(name, value)
+      }
+    }
+    const left = Object.keys(limits).find((key) => !limitNames.includes(key))
+    if (left !== undefined) {
+      throw blockError('EINVAL', `Parameter 'limits.${left}' is unexpected`)
+    }
+    return result
+  }
+
+  /** A signed 64-bit integer; beyond 2^53 it is rounded. */
+  #integer(object: JsonObject, key: string, name: string): number | undefined {
+    const member = Object.hasOwn(object, key) ? object[key] : undefined
+    if (member === undefined) {
+      return undefined
+    }
+    if (this.#isJson) {
+      if (typeof member !== 'number' || !Number.isInteger(member)) {
+        throw blockError('EINVAL', `Invalid parameter type for '${name}', expected: integer`)
+      }
+      return member
+    }
+    if (typeof member !== 'string') {
+      throw blockError('EINVAL', `Parameters '${name}.*' are unexpected`)
+    }
+    const value = parseInteger(member)
+    if (typeof value === 'string' || BigInt.asIntN(64, value) !== value) {
+      throw blockError('EINVAL', `Parameter '${name}' expects integer`)
+    }
+    return Number(value)
+  }
+
+  /** Every member must have been looked at, and the id be one. */
+  #finish(id: string): void {
+    const left = Object.keys(this.#value).find((key) => !this.#known.has(key))
+    if (left !== undefined) {
+      throw blockError('EINVAL', `Parameter '${left}' is unexpected`)
+    }
+    if (!isIdentifier(id)) {
+      throw identifierError()
     }
   }
 

@@ -397,7 +397,10 @@ describe('--object', () => {
     const { stdout } = qemu('info', '--object', 'secret,help')
     const request = parseObject('secret,help')
     expect(request.kind === 'help' && `${request.lines.join('\n')}\n`).toBe(stdout)
-    expect(parseObject('?')).toEqual({ kind: 'help', lines: ['List of user creatable objects:', '  secret'] })
+    expect(parseObject('?')).toEqual({
+      kind: 'help',
+      lines: ['List of user creatable objects:', '  secret', '  throttle-group'],
+    })
   })
 
   test('a secret', () => {

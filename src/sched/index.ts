@@ -1,4 +1,5 @@
 /** Waiting: the `Wait` type, locks and time slices. Imports nothing. */
+export * from './clock.js'
 export * from './mutex.js'
 export * from './range-lock.js'
 export * from './time-slice.js'

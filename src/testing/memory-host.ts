@@ -10,7 +10,7 @@ import type {
   HostFile,
   HostFiles,
 } from '../host/index.js'
-import type { Wait } from '../sched/index.js'
+import { type Clock, monotonicClock, type Wait } from '../sched/index.js'
 
 export type MemoryOperation =
   | { readonly kind: 'write'; readonly path: string; readonly offset: number; readonly data: Uint8Array }
@@ -22,6 +22,7 @@ export type MemoryOperation =
 export interface MemoryHostOptions {
   readonly codecs?: HostCodecs
   readonly ciphers?: HostCiphers | undefined
+  readonly clock?: Clock
   /** Called before each operation; the errno it returns makes the operation fail without effect. */
   readonly fault?: (operation: MemoryOperation) => ErrnoName | undefined
   /** Turns to wait before an operation completes; 0 completes it synchronously. */
@@ -333,6 +334,7 @@ export class MemoryHost implements Host, HostFiles {
   readonly options: MemoryHostOptions
   readonly pathStyle: 'posix' | 'win32'
   readonly pageSize = 4096
+  readonly clock: Clock
   readonly warnings: string[] = []
   readonly printed: string[] = []
   readonly #files = new Map<string, MemoryContents>()
@@ -341,6 +343,7 @@ export class MemoryHost implements Host, HostFiles {
   constructor(options: MemoryHostOptions = {}) {
     this.options = options
     this.pathStyle = options.pathStyle ?? 'posix'
+    this.clock = options.clock ?? monotonicClock
   }
 
   get files(): HostFiles {

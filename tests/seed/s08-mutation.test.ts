@@ -18,6 +18,8 @@ import {
   setBacking,
   unfreezeChain,
 } from '../../src/graph/index.js'
+import { throttleLimits } from '../../src/io/index.js'
+import { FakeClock } from '../../src/testing/index.js'
 import { failure, memoryLayer, pattern, toyFormat } from './fixtures.js'
 
 /** Like qcow2 without clusters: everything shows the backing file. */
@@ -129,6 +131,42 @@ test('row 71: copy on read moves with the device if that is asked for', async ()
   node.copyOnRead = 1
   await appendNode(overlay, node, { swapFeatures: true })
   expect([overlay.copyOnRead, node.copyOnRead]).toEqual([1, 0])
+  await layer.unref(overlay)
+  await layer.unref(node)
+})
+
+test('row 71: the membership in a throttle group moves to the new top', async () => {
+  const clock = new FakeClock()
+  const { layer, host } = memoryLayer({ drivers: [cow, filter], clock })
+  host.put('/a', pattern(512, 1))
+  host.put('/b', pattern(512, 2))
+  const node = await layer.open('/a', { driver: 'raw' })
+  const overlay = await layer.open('/b', { driver: 'cow', backing: null })
+  const device = new Backend(layer, { name: 'd', perm: Perm.consistentRead })
+  await device.insert(node)
+  device.joinThrottleGroup('g')
+  device.setThrottleLimits(throttleLimits({ 'iops-total': 1 }))
+  await device.read(0, 512, new Uint8Array(512))
+  await appendNode(overlay, node)
+  expect([device.node, device.throttleGroup]).toEqual([overlay, 'g'])
+  let done = false
+  const read = Promise.resolve(device.read(0, 512, new Uint8Array(512))).then(() => {
+    done = true
+  })
+  await clock.advance(0.5)
+  expect(done).toBe(false)
+  await clock.advance(1)
+  expect(done).toBe(true)
+  await read
+  // The old top, by itself, is free.
+  const other = new Backend(layer, { perm: Perm.consistentRead })
+  await other.insert(node)
+  for (let i = 0; i < 100; i++) {
+    expect(other.read(0, 512, new Uint8Array(512))).toBeUndefined()
+  }
+  await other.close()
+  await device.close()
+  expect(layer.throttleGroups.find('g')).toBeUndefined()
   await layer.unref(overlay)
   await layer.unref(node)
 })

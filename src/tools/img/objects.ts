@@ -13,6 +13,10 @@ export function addObject(layer: BlockLayer, text: string): readonly string[] | 
   if (request.kind === 'help') {
     return request.lines
   }
-  addSecret(layer, request.secret)
+  if (request.kind === 'secret') {
+    addSecret(layer, request.secret)
+  } else {
+    layer.throttleGroups.add(request.throttleGroup.id, request.throttleGroup.values)
+  }
   return undefined
 }
