@@ -15,15 +15,3 @@ export const allCommands: readonly IoCommand[] = [
   ...asyncCommands,
   ...debugCommands,
 ].sort((a, b) => (a.name < b.name ? -1 : 1))
-
-const byName = new Map<string, IoCommand>()
-for (const command of allCommands) {
-  byName.set(command.name, command)
-  if (command.alias !== undefined) {
-    byName.set(command.alias, command)
-  }
-}
-
-export function findCommand(name: string): IoCommand | undefined {
-  return byName.get(name)
-}

@@ -13,16 +13,15 @@ const help: IoCommand = {
   usage: '[command]',
   summary: 'help for one or all commands',
   async run(session, [, name]) {
-    const { allCommands, findCommand } = await import('./commands.js')
     const { details } = await import('./help.js')
     if (name === undefined) {
-      for (const command of allCommands) {
+      for (const command of session.commands) {
         session.print(usageLine(command))
       }
       session.write("\nUse 'help commandname' for extended help.\n")
       return undefined
     }
-    const command = findCommand(name)
+    const command = session.findCommand(name)
     if (command === undefined) {
       throw new CommandFailure(`command ${name} not found`)
     }

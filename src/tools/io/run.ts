@@ -3,6 +3,7 @@ import { OptionDict, parseImageOptions } from '../../options/index.js'
 import { type ToolContext, ToolExit } from '../context.js'
 import { Getopt, type LongOption } from '../getopt.js'
 import { addObject } from '../objects.js'
+import { allCommands } from './commands.js'
 import { OpenMode } from './file-commands.js'
 import { IoSession } from './session.js'
 
@@ -36,7 +37,7 @@ export async function run(argv: readonly string[], context: ToolContext): Promis
   const layer = await context.createLayer((line) =>
     context.stderr(line.startsWith('warning: ') ? `${program}: ${line}\n` : `${line}\n`),
   )
-  const session = new IoSession(context, layer)
+  const session = new IoSession(context, layer, allCommands)
   let code: number
   try {
     code = await dispatch(argv, session)

@@ -4,7 +4,6 @@ import type { OptionDict } from '../../options/index.js'
 import type { Maybe } from '../../sched/index.js'
 import type { ToolContext } from '../context.js'
 import { CommandFailure, type IoCommand } from './command.js'
-import { findCommand } from './commands.js'
 
 /** Output is handed on when this many characters have come together. */
 const outputLimit = 64 * 1024
@@ -13,15 +12,29 @@ const outputLimit = 64 * 1024
 export class IoSession {
   readonly context: ToolContext
   readonly layer: BlockLayer
+  /** Every command, by name. */
+  readonly commands: readonly IoCommand[]
+  readonly #byName = new Map<string, IoCommand>()
   backend: Backend | undefined = undefined
   #output = ''
   /** Results of asynchronous requests that are reported when the loop next turns. */
   #completed: (() => void)[] = []
   readonly #running = new Set<Promise<void>>()
 
-  constructor(context: ToolContext, layer: BlockLayer) {
+  constructor(context: ToolContext, layer: BlockLayer, commands: readonly IoCommand[]) {
+    this.commands = commands
+    for (const command of commands) {
+      this.#byName.set(command.name, command)
+      if (command.alias !== undefined) {
+        this.#byName.set(command.alias, command)
+      }
+    }
     this.context = context
     this.layer = layer
+  }
+
+  findCommand(name: string): IoCommand | undefined {
+    return this.#byName.get(name)
   }
 
   /** Buffers text for standard output. */
@@ -157,7 +170,7 @@ export class IoSession {
     if (name === undefined) {
       return undefined
     }
-    const command = findCommand(name)
+    const command = this.findCommand(name)
     if (command === undefined) {
       this.stderr(`command "${name}" not found\n`)
       return 'failed'
