@@ -117,15 +117,16 @@ export function identifierError() {
 }
 
 /**
- * Parses `--image-opts` text. A first part without `=` is the `file` option, a node's name.
+ * Parses `--image-opts` text. A first part without `=` is the `file` option, a node's name; or a flag
+ * like any other with `first` 'flag', as in the options of `qemu-io`'s `open`.
  *
  * @throws BlockError EINVAL `Parameter 'id' expects an identifier`
  */
-export function parseImageOptions(text: string): ImageOptions {
+export function parseImageOptions(text: string, first: 'file' | 'flag' = 'file'): ImageOptions {
   const options = new OptionDict()
   const warnings: { text: string; hint: string }[] = []
   let id: string | undefined
-  for (const { name, value, flag } of splitOptions(text, 'file')) {
+  for (const { name, value, flag } of splitOptions(text, first === 'file' ? 'file' : undefined)) {
     if (flag !== undefined && !isHelp(flag)) {
       const hint = name === 'delay' ? `nodelay=${value === 'on' ? 'off' : 'on'}` : `${name}=${value}`
       warnings.push({

@@ -19,6 +19,12 @@ export interface ToolContext {
   readonly signal: AbortSignal
   /** Calls `handler` whenever the user asks how far it is (SIGUSR1), until the result is called. */
   onProgressRequest(handler: () => void): () => void
+  /** Waits. */
+  pause?(milliseconds: number): Promise<void>
+  /** Raises a signal in this process, by its number; its usual effect takes place. */
+  raise?(signal: number): Promise<void>
+  /** Lines that a user types on a terminal behind `prompt`, with history; absent if nobody can type. */
+  readonly prompt?: ((prompt: string) => AsyncIterable<string>) | undefined
 }
 
 /** Ends a tool whose messages are out. */

@@ -106,6 +106,41 @@ function isTerminal(descriptor: number): boolean {
   return tty.isatty(descriptor)
 }
 
+/** Raises a signal as C's raise does: without the handlers that let a tool clean up first. */
+async function raise(signal: number): Promise<void> {
+  for (const one of endSignals) {
+    process.removeAllListeners(one)
+  }
+  if (signal === 6) {
+    process.abort()
+  }
+  try {
+    process.kill(process.pid, signal)
+  } catch {
+    // There is no such signal.
+    return
+  }
+  // It takes effect when the loop turns.
+  await pause(20)
+}
+
+/** Lines typed on the terminal, until it ends. */
+async function* promptLines(prompt: string): AsyncGenerator<string, void, void> {
+  const { createInterface } = createRequire(import.meta.url)(
+    'node:readline',
+  ) as typeof import('node:readline')
+  const lines = createInterface({ input: process.stdin, output: process.stdout, prompt, historySize: 64 })
+  try {
+    lines.prompt()
+    for await (const line of lines) {
+      yield line
+      lines.prompt()
+    }
+  } finally {
+    lines.close()
+  }
+}
+
 /** The context of this process. `program` is what messages call it; default: the name it was called by. */
 export function processContext(program: string | undefined, signal: AbortSignal): ToolContext {
   return {
@@ -118,6 +153,11 @@ export function processContext(program: string | undefined, signal: AbortSignal)
       return isTerminal(stdout) ? { columns: process.stdout.columns || 80 } : undefined
     },
     signal,
+    pause,
+    raise,
+    get prompt() {
+      return isTerminal(stdin) ? promptLines : undefined
+    },
     createLayer: async (warn) => {
       const [{ createBlockLayer }, { createNodeHost }, { allDrivers }] = await Promise.all([
         import('../graph/index.js'),

@@ -6,6 +6,7 @@ type Tool = (argv: readonly string[], context: ToolContext) => Promise<number>
 /** The programs of the package by the name of their file in `bin/`. */
 const tools: Readonly<Record<string, () => Promise<Tool>>> = {
   blockgraph: async () => (await import('./umbrella.js')).runUmbrella,
+  'blockgraph-io': async () => (await import('./io/run.js')).run,
   'blockgraph-img': async () => (await import('./img/run.js')).run,
 }
 

@@ -4,7 +4,7 @@ import type { ImageSpec } from '../../image/index.js'
 import { appendOptionText, parseImageOptions, parseSizeExact, sizeWarning } from '../../options/index.js'
 import { type ToolContext, ToolExit } from '../context.js'
 import { Getopt, type LongOption, type ParsedOption } from '../getopt.js'
-import { addObject } from './objects.js'
+import { addObject } from '../objects.js'
 
 /** A command of the tool. */
 export interface ImgCommand {

@@ -1,5 +1,6 @@
 import { jsonPretty, sizeText } from '../../../bytes/index.js'
 import { collectImageInfo, type ImageInfo } from '../../../image/index.js'
+import { treeLines } from '../../tree-lines.js'
 import { imageOptions } from '../image-options.js'
 import { snapshotTable } from '../snapshot-table.js'
 import { flag, type ImageArguments, type ImgCommand, type ImgTool, valued } from '../tool.js'
@@ -86,17 +87,4 @@ function backingLines(image: ImageInfo): string[] {
     `backing file: ${backing}${path}`,
     ...(format === undefined ? [] : [`backing file format: ${format}`]),
   ]
-}
-
-/** Nested data, one value a line, four blanks a level; blanks stand for dashes in names. */
-function treeLines(tree: unknown, level: number): string[] {
-  const members: [string, unknown][] = Array.isArray(tree)
-    ? tree.map((member, index) => [`[${index}]`, member])
-    : Object.entries(tree as object).map(([key, member]) => [key.replaceAll('-', ' '), member])
-  return members.flatMap(([name, member]) => {
-    const label = `${'    '.repeat(level)}${name}:`
-    return typeof member === 'object' && member !== null
-      ? [label, ...treeLines(member, level + 1)]
-      : [`${label} ${String(member)}`]
-  })
 }

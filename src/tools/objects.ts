@@ -1,6 +1,6 @@
-import { addSecret } from '../../formatkit/crypto/index.js'
-import type { BlockLayer } from '../../graph/index.js'
-import { parseObject } from '../../options/index.js'
+import { addSecret } from '../formatkit/crypto/index.js'
+import type { BlockLayer } from '../graph/index.js'
+import { parseObject } from '../options/index.js'
 
 /**
  * Defines the object that `--object` describes in the layer, or returns the lines of a list that the
