@@ -8,6 +8,7 @@ import {
   checkNode,
   createBlockLayer,
   createWithDriver,
+  type DirtyBitmap,
   drain,
   dropIntermediate,
   Perm,
@@ -21,9 +22,10 @@ import { createNodeHost } from '../../src/platform/node/index.js'
 import { MemoryHost } from '../../src/testing/index.js'
 
 /**
- * Random sequences of graph operations under a device whose guest goes on reading and writing: after
- * each the guest must see exactly what it wrote, through whatever the graph has become, and all images
- * must be sound. `MODEL_SEQUENCES` says how many sequences are run, `MODEL_SEED` which is the first.
+ * Random sequences of graph operations under a device whose guest goes on reading and writing: the guest
+ * must see exactly what it wrote, through whatever the graph has become; after each step the chain must
+ * have the expected shape; bitmaps must hold exactly what was written meanwhile; operations that must
+ * be refused must say why and change nothing; and in the end all images must be sound. `MODEL_SEQUENCES` says how many sequences are run, `MODEL_SEED` which is the first.
  */
 const sequences = Number(process.env.MODEL_SEQUENCES ?? 40)
 const firstSeed = Number(process.env.MODEL_SEED ?? 1)
@@ -32,6 +34,9 @@ const codecs = createNodeHost().codecs
 const sector = 512
 const clusterSize = 1024
 const startSectors = 96
+/** Bytes for each bit of the bitmaps. */
+const granularity = 1024
+const exact = { exact: true, preallocation: 'off', zero: false } as const
 /** Each lane of the guest owns every third run of this many sectors: lanes share clusters, never sectors. */
 const runSectors = 3
 const lanes = 3
@@ -58,6 +63,10 @@ class Machine {
   /** What the guest has written. */
   model = new Uint8Array(startSectors * sector)
   device: Backend
+  /** Names of the images that the chain should consist of, the top one first. */
+  chain: string[] = ['/0']
+  /** Granules written since the watched bitmap was made. */
+  #written: Set<number> | undefined
   /** Set while the device is being changed for another: lanes wait. */
   #gate: Promise<void> | undefined
   #active = 0
@@ -122,10 +131,12 @@ class Machine {
       const data = new Uint8Array(bytes).fill(1 + random(255))
       await settled(this.device.write(offset, bytes, data))
       this.model.set(data, offset)
+      this.#wrote(offset, bytes)
       this.log.push(`${place} write ${data[0]}`)
     } else if (action < 6) {
       await settled(this.device.writeZeroes(offset, bytes, random(2) * 4))
       this.model.fill(0, offset, offset + bytes)
+      this.#wrote(offset, bytes)
       this.log.push(`${place} zero`)
     } else if (action < 9) {
       const data = new Uint8Array(bytes)
@@ -135,6 +146,32 @@ class Machine {
       }
     } else {
       await settled(this.device.flush())
+    }
+  }
+
+  #wrote(offset: number, bytes: number): void {
+    if (this.#written !== undefined) {
+      const last = Math.floor((offset + bytes - 1) / granularity)
+      for (let granule = Math.floor(offset / granularity); granule <= last; granule++) {
+        this.#written.add(granule)
+      }
+    }
+  }
+
+  /** Runs `change` while no request of the guest is in flight. */
+  async #quiet(change: () => Promise<void> | void): Promise<void> {
+    let open: () => void = () => undefined
+    this.#gate = new Promise((resolve) => {
+      open = resolve
+    })
+    while (this.#active > 0) {
+      await Promise.resolve()
+    }
+    try {
+      await change()
+    } finally {
+      this.#gate = undefined
+      open()
     }
   }
 
@@ -171,6 +208,7 @@ class Machine {
     overlay.flags.noBacking = false
     await appendNode(overlay, top)
     await this.layer.unref(overlay)
+    this.chain.unshift(path)
     await reopenSetReadOnly(top, true)
   }
 
@@ -192,6 +230,7 @@ class Machine {
       await commitNode(top, { keep: true })
       await reopenSetReadOnly(base, false)
       await replaceNode(top, base)
+      this.chain.shift()
     } finally {
       section.end()
     }
@@ -210,6 +249,7 @@ class Machine {
     await commitNode(middle, { keep: true })
     middle.opBlockers.block('commit-source', top.backingBlocker)
     await dropIntermediate(top, middle, base)
+    this.chain.splice(1, 1)
   }
 
   /** Moves the device to a full copy. */
@@ -223,6 +263,7 @@ class Machine {
       await settled(top.read(0, buffer.length, buffer, 0, 0))
       await settled(copy.write(0, buffer.length, buffer, 0, 0))
       await replaceNode(top, copy)
+      this.chain = [path]
     } finally {
       section.end()
     }
@@ -251,7 +292,7 @@ class Machine {
     const { device } = this
     await device.setPermissions(Perm.consistentRead | Perm.write | Perm.resize, Perm.all)
     try {
-      await truncateNode(this.top, length, { exact: true, preallocation: 'off', zero: false })
+      await truncateNode(this.top, length, exact)
     } catch (error) {
       // Version 2 has no zero clusters to hide what a longer backing file holds.
       expect((error as { code?: string }).code).toBe('ENOTSUP')
@@ -275,21 +316,102 @@ class Machine {
     const path = top.filename
     const options =
       target === undefined ? {} : { backing: target.filename, backingFormat: target.driver?.name }
-    let open: () => void = () => undefined
-    this.#gate = new Promise((resolve) => {
-      open = resolve
+    await this.#quiet(async () => {
+      await this.device.close()
+      await rebaseImage(this.layer, { filename: path, format: 'qcow2' }, options)
+      this.device = this.#newDevice()
+      const node = await this.layer.open(path, { driver: 'qcow2' }, { write: true })
+      await this.device.insert(node)
+      await this.layer.unref(node)
     })
-    while (this.#active > 0) {
-      await Promise.resolve()
+    this.chain = target === undefined ? [path] : [path, ...this.chain.slice(2)]
+  }
+
+  /** Watches what the guest writes for a while with a bitmap that is cleared, switched off and merged. */
+  async bitmap(): Promise<void> {
+    const { top } = this
+    const { dirtyBitmaps } = top
+    const { length } = top
+    let watched = new Set<number>()
+    const bitmap = dirtyBitmaps.create({ name: 'watch', granularity, size: length })
+    const all = dirtyBitmaps.create({ granularity, size: length })
+    let total = new Set<number>()
+    for (let round = 0; round < 3; round++) {
+      await this.#quiet(() => {
+        if (this.random(3) === 0) {
+          bitmap.disable()
+        } else {
+          bitmap.enable()
+        }
+        watched = new Set(bitmap.enabled ? [] : this.#dirty(bitmap))
+        bitmap.clear()
+        for (const granule of watched) {
+          bitmap.set(granule * granularity, granularity)
+        }
+        this.#written = new Set()
+      })
+      for (let turn = this.random(200); turn > 0; turn--) {
+        await Promise.resolve()
+      }
+      await this.#quiet(() => {
+        const written = this.#written ?? new Set()
+        this.#written = undefined
+        total = new Set([...total, ...written])
+        const expected = bitmap.enabled ? written : watched
+        expect(this.#dirty(bitmap)).toEqual([...expected].sort((a, b) => a - b))
+      })
     }
-    await this.device.close()
-    await rebaseImage(this.layer, { filename: path, format: 'qcow2' }, options)
-    this.device = this.#newDevice()
-    const node = await this.layer.open(path, { driver: 'qcow2' }, { write: true })
-    await this.device.insert(node)
-    await this.layer.unref(node)
-    this.#gate = undefined
-    open()
+    // The guest may have written between the rounds: what was counted is in, and nothing it never touched.
+    const dirty = new Set(this.#dirty(all))
+    expect([...total].filter((granule) => !dirty.has(granule))).toEqual([])
+    bitmap.release()
+    all.release()
+  }
+
+  #dirty(bitmap: DirtyBitmap): number[] {
+    const granules: number[] = []
+    for (let at = bitmap.nextDirty(0); at >= 0; at = bitmap.nextDirty(at + granularity)) {
+      granules.push(at / granularity)
+      if (at + granularity >= bitmap.size) {
+        break
+      }
+    }
+    return granules
+  }
+
+  /** What has to be refused, with its code, and leaves everything as it is. */
+  async refused(): Promise<void> {
+    const { top } = this
+    const base = top.backing as BlockNode | undefined
+    const code = async (run: () => Promise<unknown>) => {
+      try {
+        await run()
+      } catch (error) {
+        return (error as { code?: string }).code
+      }
+      return 'done'
+    }
+    expect(await code(() => reopenNode(top, { 'no-such-option': 'on' }))).toBe('EINVAL')
+    expect(await code(() => reopenNode(top, { driver: 'raw' }))).toBe('EINVAL')
+    expect(await code(() => dropIntermediate(top, top, top))).toBe('EIO')
+    expect(await code(() => truncateNode(top, -512, exact))).toBe('EINVAL')
+    expect(await code(() => this.layer.open('/none', { driver: 'qcow2' }))).toBe('ENOENT')
+    if (base === undefined) {
+      expect(await code(() => commitNode(top))).toBe('ENOTSUP')
+    } else {
+      expect(await code(() => truncateNode(base, base.length + 512, exact))).toBe('EACCES')
+      expect(await code(() => commitNode(base))).not.toBe('done')
+    }
+  }
+
+  /** The chain as it is, the top one first. */
+  get shape(): string[] {
+    const names: string[] = []
+    for (let node: BlockNode | undefined = this.top; node !== undefined; ) {
+      names.push(node.exactFilename)
+      node = node.backing as BlockNode | undefined
+    }
+    return names
   }
 
   async check(): Promise<void> {
@@ -324,6 +446,8 @@ const operations = [
   'reopen',
   'grow',
   'rebase',
+  'bitmap',
+  'refused',
 ] as const
 
 async function runSequence(seed: number): Promise<void> {
@@ -340,6 +464,7 @@ async function runSequence(seed: number): Promise<void> {
       machine.log.push(operation)
       await machine[operation]()
       machine.log.push(`${operation} done`)
+      expect(machine.shape).toEqual(machine.chain)
       for (let turn = machine.random(60); turn > 0; turn--) {
         await Promise.resolve()
       }
