@@ -111,9 +111,6 @@ async function raise(signal: number): Promise<void> {
   for (const one of endSignals) {
     process.removeAllListeners(one)
   }
-  if (signal === 6) {
-    process.abort()
-  }
   try {
     process.kill(process.pid, signal)
   } catch {

@@ -59,4 +59,6 @@ export async function warmUp(folder: string): Promise<void> {
       throw new Error(`${argv.join(' ')}: exit ${code}`)
     }
   }
+  const io = await import('./io/run.js')
+  await io.run(['-f', 'qcow2', '-c', 'write -P 1 0 64k', '-c', 'read -P 1 0 64k', '-c', 'map', a], context)
 }
