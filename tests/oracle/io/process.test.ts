@@ -59,7 +59,7 @@ function outcome(program: string, args: readonly string[], input: string): Outco
       .replace(/; \d\d:\d\d:\d\d.*/g, '; TIME')
       .replace(/\d+ ops; .*/g, 'OPS')
   // The list of options after a wrong call is in our own words.
-  const listed = stdout.replace(/^(Usage: .*\n)[^]*/, '$1')
+  const listed = stdout.replace(/^(Usage: .*\n)[\s\S]*/, '$1')
   return { stdout: timeless(listed), stderr, status, signal, image: contents.join('\n') }
 }
 
