@@ -1,0 +1,120 @@
+import { allDrivers } from '../../src/all-drivers.js'
+import {
+  type BlockLayer,
+  type CreateValues,
+  createBlockLayer,
+  createWithDriver,
+} from '../../src/graph/index.js'
+import type { OptionTree } from '../../src/options/index.js'
+import { createNodeHost } from '../../src/platform/node/index.js'
+import { MemoryHost, type MemoryHostOptions } from '../../src/testing/index.js'
+
+/** What the conformance suite must know of a format, or of one variant of it. */
+export interface FormatUnderTest {
+  /** Driver name. */
+  readonly format: string
+  /** What tells this variant from others of the format; default: the driver name. */
+  readonly title?: string
+  /** Create options besides the size. */
+  readonly create?: CreateValues
+  /** Guest size asked for in bytes, a multiple of 512; default 256 KiB. Drivers may round it up. */
+  readonly size?: number
+  /** Open options besides the driver and its file. */
+  readonly open?: OptionTree
+  /** False: only sectors never written are read and written at all times (default true: the driver takes writes). */
+  readonly writable?: boolean
+  /** Size that the image is grown to; absent if it cannot. */
+  readonly grownSize?: number
+  /** Whether the driver checks images; default false. */
+  readonly checks?: boolean
+  /** Several files make one image: no test that puts something between the format and its file. */
+  readonly manyFiles?: boolean
+  /**
+   * File ranges `[from, to)` in bytes that hold metadata, for the damage test, in the main file;
+   * default: the first 4 KiB.
+   */
+  readonly metadata?: readonly (readonly [from: number, to: number])[]
+  /** Makes an image without the driver's `create`, for formats that have none; puts files under `/`. */
+  readonly build?: (host: MemoryHost) => void
+  /** What the built image reads as. */
+  readonly built?: Uint8Array
+}
+
+/** Where the image under test stands. */
+export const imagePath = '/image'
+
+/** Guest sector: the unit of the suite's requests and stamps. Bytes. */
+export const sector = 512
+
+const node = createNodeHost()
+
+/** A platform in memory that has Node's codecs and ciphers. */
+export function memoryHost(options: MemoryHostOptions = {}): MemoryHost {
+  return new MemoryHost({ codecs: node.codecs, ciphers: node.ciphers, ...options })
+}
+
+export function layerOn(host: MemoryHost): BlockLayer {
+  return createBlockLayer({ host, drivers: allDrivers })
+}
+
+/** Makes the image at {@link imagePath} and whatever other files belong to it. */
+export async function makeImage(host: MemoryHost, under: FormatUnderTest): Promise<void> {
+  if (under.build !== undefined) {
+    under.build(host)
+    return
+  }
+  const layer = layerOn(host)
+  const driver = layer.findFormat(under.format)
+  if (driver === undefined) {
+    throw new Error(`no driver ${under.format}`)
+  }
+  await createWithDriver(layer, driver, imagePath, {
+    ...defaultsOf(driver.createOptions ?? {}),
+    ...under.create,
+    size: under.size ?? 262144,
+  })
+}
+
+function defaultsOf(schema: object): CreateValues {
+  const values: Record<string, string | number | boolean> = {}
+  for (const [name, option] of Object.entries(schema) as [
+    string,
+    { default?: string | number | boolean },
+  ][]) {
+    if (option.default !== undefined) {
+      values[name] = option.default
+    }
+  }
+  return values
+}
+
+/** Options that open the image at {@link imagePath}. */
+export function openOptions(under: FormatUnderTest): OptionTree {
+  return { driver: under.format, ...under.open }
+}
+
+/** All files of a host, copied. */
+export function filesOf(host: MemoryHost): Map<string, Uint8Array> {
+  return new Map(host.paths.map((path) => [path, host.contents(path)?.bytes() ?? new Uint8Array(0)]))
+}
+
+/** A platform that holds these files. */
+export function hostWith(
+  files: ReadonlyMap<string, Uint8Array>,
+  options: MemoryHostOptions = {},
+): MemoryHost {
+  const host = memoryHost(options)
+  for (const [path, bytes] of files) {
+    host.put(path, bytes)
+  }
+  return host
+}
+
+/** Deterministic numbers in [0, 1). */
+export function seeded(seed: number): () => number {
+  let state = (seed * 2654435761) >>> 0
+  return () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0
+    return state / 2 ** 32
+  }
+}
