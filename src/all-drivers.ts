@@ -11,6 +11,7 @@ import { throttle } from './drivers/filter/throttle/index.js'
 import { luks } from './drivers/format/luks/index.js'
 import { qcow2 } from './drivers/format/qcow2/index.js'
 import { raw } from './drivers/format/raw/index.js'
+import { vpc } from './drivers/format/vpc/index.js'
 import { file } from './drivers/protocol/file/index.js'
 import { hostDevice } from './drivers/protocol/host_device/index.js'
 import { nullAio, nullCo } from './drivers/protocol/null/index.js'
@@ -34,6 +35,7 @@ export const allDrivers: readonly BlockDriver[] = [
   quorum,
   raw,
   qcow2,
+  vpc,
   nullCo,
   nullAio,
   file,

@@ -9,6 +9,7 @@ import { allDrivers } from './all-drivers.js'
 import { luksCreateSchema } from './drivers/format/luks/options.js'
 import { qcow2CreateOptions } from './drivers/format/qcow2/options.js'
 import { rawCreateOptions } from './drivers/format/raw/options.js'
+import { vpcCreateOptions } from './drivers/format/vpc/options.js'
 import { fileCreateOptions } from './drivers/protocol/file/options.js'
 import { type BlockLayer, type BlockLayerOptions, createBlockLayer } from './graph/index.js'
 import { bindLibrary, type Library } from './library/index.js'
@@ -66,6 +67,7 @@ const schemas = {
   raw: { ...fileCreateOptions, ...rawCreateOptions },
   qcow2: { ...fileCreateOptions, ...qcow2CreateOptions },
   luks: { ...fileCreateOptions, ...luksCreateSchema },
+  vpc: { ...fileCreateOptions, ...vpcCreateOptions },
 } as const
 
 export type CreateSchemas = typeof schemas

@@ -1,0 +1,69 @@
+import { blockError } from '../../../errors/index.js'
+import { type BlockNode, type CreateContext, truncateNode } from '../../../graph/index.js'
+import type { OptionsOf } from '../../../options/index.js'
+import { defaultBlockBytes, makeDynamicHeader } from './dynamic-header.js'
+import { DiskType, footerBytes, makeFooter, timestampBase } from './footer.js'
+import { maxSectors, roundedSize, sectorBytes } from './geometry.js'
+import type { vpcCreateOptions } from './options.js'
+
+/** Where the parts of a new dynamic disk stand: footer copy, header, table. Bytes. */
+const headerOffset = 512
+const tableOffset = 1536
+
+/**
+ * Creates a disk with the layout QEMU gives it.
+ *
+ * @throws BlockError with QEMU's text
+ */
+export async function create(context: CreateContext): Promise<void> {
+  const {
+    size = 0,
+    subformat = 'dynamic',
+    force_size = false,
+  }: OptionsOf<typeof vpcCreateOptions> = context.options
+  if (subformat !== 'dynamic' && subformat !== 'fixed') {
+    throw blockError('EINVAL', `Parameter 'subformat' does not accept value '${subformat}'`)
+  }
+  const { geometry, total } = roundedSize(size, force_size)
+  if (total > maxSectors) {
+    throw blockError('EFBIG', 'Disk size is too large, max size is 2040 GiB')
+  }
+  const dynamic = subformat === 'dynamic'
+  const bytes = total * sectorBytes
+  const footer = makeFooter({
+    type: dynamic ? DiskType.dynamic : DiskType.fixed,
+    size: bytes,
+    geometry,
+    creator: force_size ? 'qem2' : 'qemu',
+    uuid: newUuid(context),
+    timestamp: Math.floor(Date.now() / 1000) - timestampBase,
+    dataOffset: dynamic ? headerOffset : undefined,
+  })
+  const file = await context.createFile(0)
+  if (!dynamic) {
+    await truncateNode(file, bytes + footerBytes, { exact: false, preallocation: 'off', zero: false })
+    await write(file, bytes, footer.bytes)
+    return
+  }
+  const entries = Math.ceil(bytes / defaultBlockBytes)
+  const tableBytes = Math.ceil((entries * 4) / sectorBytes) * sectorBytes
+  await write(file, 0, footer.bytes)
+  await write(file, tableOffset + tableBytes, footer.bytes)
+  await write(file, tableOffset, new Uint8Array(tableBytes).fill(0xff))
+  await write(file, headerOffset, makeDynamicHeader(tableOffset, entries, defaultBlockBytes).bytes)
+}
+
+/** A random identifier (version 4). */
+function newUuid({ host }: CreateContext): Uint8Array {
+  const uuid = Uint8Array.from(host.randomBytes(16))
+  uuid[6] = ((uuid[6] ?? 0) & 0x0f) | 0x40
+  uuid[8] = ((uuid[8] ?? 0) & 0x3f) | 0x80
+  return uuid
+}
+
+async function write(file: BlockNode, offset: number, bytes: Uint8Array): Promise<void> {
+  const wait = file.write(offset, bytes.length, bytes, 0, 0)
+  if (wait !== undefined) {
+    await wait
+  }
+}

@@ -1,0 +1,130 @@
+import { blockError, ioError } from '../../../errors/index.js'
+import type { OpenContext } from '../../../graph/index.js'
+import { maxLength } from '../../../io/index.js'
+import { takeOptions } from '../../../options/index.js'
+import { BlockTable } from './block-table.js'
+import { DynamicHeader, dynamicHeaderBytes } from './dynamic-header.js'
+import { readPadded } from './file-read.js'
+import { DiskType, Footer, footerBytes, isFooter, sectorsOf } from './footer.js'
+import { maxSectors, sectorBytes } from './geometry.js'
+import { VpcImage } from './image.js'
+import { vpcRuntimeOptions } from './options.js'
+import { BlockSpace, blockShape } from './space.js'
+
+/** Entries of the largest table that is taken into memory: 64 MiB of it. */
+const maxTableEntries = 1 << 24
+
+/** QEMU's own limit, which its text speaks of. */
+const qemuTableEntries = 0x1fffffff
+
+/**
+ * Opens a disk: footer, and for all but fixed disks header and block table.
+ *
+ * @throws BlockError with QEMU's text
+ */
+export async function open(context: OpenContext): Promise<VpcImage> {
+  const { file, node, options } = context
+  const calc = sizeCalculation(takeOptions(options, vpcRuntimeOptions).force_size_calc)
+  const { footer, atStart } = await readFooter(context)
+  const sectors = sectorsOf(footer, calc)
+  if (sectors > maxSectors) {
+    throw ioError('EFBIG')
+  }
+  const length = sectors * sectorBytes
+  if (!atStart) {
+    return new VpcImage({ node, file, footer, length, calc, blocks: undefined })
+  }
+  const header = await readDynamicHeader(context, footer)
+  const shape = blockShape(header.blockSize)
+  checkEntries(header, length)
+  const bytes = new Uint8Array(header.maxEntries * 4)
+  if (header.tableOffset > maxLength - bytes.length) {
+    throw blockError('EIO', 'Error reading pagetable')
+  }
+  if (header.tableOffset + bytes.length > file.node.length) {
+    throw truncated()
+  }
+  await readPadded(file.node, header.tableOffset, bytes)
+  const table = new BlockTable(file, header.tableOffset, bytes)
+  const blockBytes = shape.blockSize + shape.bitmapBytes
+  let free = table.end(blockBytes)
+  if (free > file.node.length) {
+    throw truncated()
+  }
+  // What else stands in the file must not be overwritten either.
+  free = Math.max(free, footer.dataOffset + dynamicHeaderBytes, footerBytes)
+  for (const locator of header.locators) {
+    const end = locator.offset + locator.length
+    if (locator.platform !== undefined && end <= file.node.length) {
+      free = Math.max(free, end)
+    }
+  }
+  free = Math.ceil(free / sectorBytes) * sectorBytes
+  const space = new BlockSpace(file, blockBytes, footer, free)
+  return new VpcImage({ node, file, footer, length, calc, blocks: { header, table, space, shape } })
+}
+
+export type SizeCalculation = 'auto' | 'chs' | 'current_size'
+
+function sizeCalculation(given: string | undefined): SizeCalculation {
+  if (given === undefined || given === '') {
+    return 'auto'
+  }
+  if (given !== 'chs' && given !== 'current_size') {
+    throw blockError('EINVAL', `Invalid size calculation mode: '${given}'`)
+  }
+  return given
+}
+
+function truncated(): Error {
+  return blockError(
+    'EINVAL',
+    'block-vpc: free_data_block_offset points after the end of file. The image has been truncated.',
+  )
+}
+
+/** The footer from the start of the file or, for a fixed disk, from its end. */
+async function readFooter({ file }: OpenContext): Promise<{ footer: Footer; atStart: boolean }> {
+  const bytes = new Uint8Array(footerBytes)
+  await readPadded(file.node, 0, bytes)
+  const atStart = isFooter(bytes)
+  if (!atStart) {
+    if (file.node.length < footerBytes) {
+      throw blockError('EINVAL', 'File too small for a VHD header')
+    }
+    await readPadded(file.node, file.node.length - footerBytes, bytes)
+  }
+  const footer = new Footer(bytes)
+  if (!isFooter(bytes) || (!atStart && footer.type !== DiskType.fixed)) {
+    throw blockError('EINVAL', 'invalid VPC image')
+  }
+  if (!footer.checksumIsRight) {
+    throw blockError('EINVAL', 'Incorrect header checksum')
+  }
+  return { footer, atStart }
+}
+
+async function readDynamicHeader({ file }: OpenContext, footer: Footer): Promise<DynamicHeader> {
+  if (footer.dataOffset > maxLength - dynamicHeaderBytes) {
+    throw blockError('EIO', 'Error reading dynamic VHD header')
+  }
+  const header = new DynamicHeader(new Uint8Array(dynamicHeaderBytes))
+  await readPadded(file.node, footer.dataOffset, header.bytes)
+  if (!header.hasCookie) {
+    throw blockError('EINVAL', 'Invalid header magic')
+  }
+  const { blockSize } = header
+  if (blockSize < sectorBytes || (blockSize & (blockSize - 1)) !== 0) {
+    throw blockError('EINVAL', `Invalid block size ${blockSize}`)
+  }
+  return header
+}
+
+function checkEntries({ maxEntries, blockSize }: DynamicHeader, length: number): void {
+  if (maxEntries * blockSize < length) {
+    throw blockError('EINVAL', 'Page table too small')
+  }
+  if (maxEntries > Math.min(maxTableEntries, qemuTableEntries)) {
+    throw blockError('EINVAL', `Max Table Entries too large (${maxEntries | 0})`)
+  }
+}
