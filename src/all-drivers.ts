@@ -11,6 +11,7 @@ import { throttle } from './drivers/filter/throttle/index.js'
 import { luks } from './drivers/format/luks/index.js'
 import { qcow2 } from './drivers/format/qcow2/index.js'
 import { raw } from './drivers/format/raw/index.js'
+import { vhdx } from './drivers/format/vhdx/index.js'
 import { vpc } from './drivers/format/vpc/index.js'
 import { file } from './drivers/protocol/file/index.js'
 import { hostDevice } from './drivers/protocol/host_device/index.js'
@@ -35,6 +36,7 @@ export const allDrivers: readonly BlockDriver[] = [
   quorum,
   raw,
   qcow2,
+  vhdx,
   vpc,
   nullCo,
   nullAio,

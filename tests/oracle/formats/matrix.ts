@@ -27,6 +27,8 @@ export interface FormatCase {
   readonly checks?: boolean
   /** False: blocks stand elsewhere than QEMU puts them (default true: maps are equal with host offsets). */
   readonly sameLayout?: boolean
+  /** False: QEMU does not tell where data is in this format, and we do (default true). */
+  readonly qemuMaps?: boolean
   /** Whether two files made alike are equal byte by byte; default false (times, UUIDs). */
   readonly sameBytes?: boolean
   /** Host files of an image, for formats that make several; default: the file itself. */
@@ -137,7 +139,9 @@ export function formatMatrix(cases: readonly FormatCase[]): void {
       expect(withoutHost(Array.isArray(info) ? info[0] : info, path)).toEqual(
         withoutHost(shop.json('info', '-f', c.format, path), path),
       )
-      expect(await shop.map(path, c.format)).toEqual(shop.json('map', '-f', c.format, path))
+      if (c.qemuMaps !== false) {
+        expect(await shop.map(path, c.format)).toEqual(shop.json('map', '-f', c.format, path))
+      }
       if (c.checks !== false) {
         expect(await checkJson(path)).toEqual(shop.json('check', '-f', c.format, path))
       }
