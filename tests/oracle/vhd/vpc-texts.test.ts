@@ -114,6 +114,7 @@ const lines = [
   'snapshot -c x d.vhd',
   'snapshot -l d.vhd',
   'commit d.vhd',
+  'create -f vpc -b d.vhd -F vpc new',
   'bitmap --add d.vhd b',
 ].map((line) => ({ line }))
 

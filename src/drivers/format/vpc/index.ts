@@ -6,7 +6,6 @@ import { vpcCreateOptions, vpcRuntimeOptions } from './options.js'
 export const vpc: BlockDriver = {
   name: 'vpc',
   kind: 'format',
-  supportsBacking: true,
   options: vpcRuntimeOptions,
   strongOptions: ['force_size_calc'],
   createOptions: vpcCreateOptions,
