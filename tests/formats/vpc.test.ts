@@ -4,6 +4,7 @@ formatConformance({
   format: 'vpc',
   create: { force_size: true },
   size: 6 << 20,
+  grownSize: 300 << 20,
   metadata: [
     [0, 1024],
     [1536, 2048],
@@ -14,5 +15,6 @@ formatConformance({
   format: 'vpc',
   title: 'fixed vpc',
   create: { force_size: true, subformat: 'fixed' },
+  grownSize: 1 << 20,
   metadata: [[262144, 262656]],
 })

@@ -6,6 +6,9 @@ import { sectorBytes } from './geometry.js'
 /** Entry of a block that is not there. */
 const unused = 0xffffffff
 
+/** Entries of the largest table that is taken into memory: 64 MiB of it. */
+export const maxTableEntries = 1 << 24
+
 /** Bytes of the table that are written together. */
 const pieceBytes = 4096
 

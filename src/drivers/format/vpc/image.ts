@@ -1,3 +1,4 @@
+import { ioError } from '../../../errors/index.js'
 import {
   type BlockChild,
   type BlockNode,
@@ -6,6 +7,7 @@ import {
   hasZeroInit,
   nothingToReopen,
   type ReopenPlan,
+  type TruncateOptions,
 } from '../../../graph/index.js'
 import type { BlockLimits, FlushPath, MapPath } from '../../../io/index.js'
 import type { Wait } from '../../../sched/index.js'
@@ -16,6 +18,7 @@ import { FixedPath } from './fixed-path.js'
 import { DiskType, type Footer } from './footer.js'
 import { sectorBytes } from './geometry.js'
 import type { SizeCalculation } from './open.js'
+import { growDynamic, growFixed } from './resize.js'
 import type { BlockShape, BlockSpace } from './space.js'
 
 /** What all but fixed disks have. */
@@ -44,9 +47,12 @@ export class VpcImage implements DriverState {
   readonly flushPath?: FlushPath
   readonly clusterSize?: number
   readonly #parts: VpcParts
+  readonly #path: DynamicPath | undefined
+  #footer: Footer
 
   constructor(parts: VpcParts) {
     this.#parts = parts
+    this.#footer = parts.footer
     this.length = parts.length
     const { node, file, blocks, footer } = parts
     // QEMU's rule: the footer says whether blocks are used, wherever it stands.
@@ -56,6 +62,7 @@ export class VpcImage implements DriverState {
     }
     const path = new DynamicPath(node, { file, ...blocks })
     this.map = path
+    this.#path = path
     this.flushPath = path
     this.clusterSize = blocks.shape.blockSize
   }
@@ -70,6 +77,21 @@ export class VpcImage implements DriverState {
 
   info(): DriverInfo {
     return this.clusterSize === undefined ? {} : { clusterSize: this.clusterSize }
+  }
+
+  /** Grows the disk; QEMU cannot. @throws BlockError ENOTSUP for a shorter length */
+  async truncate(length: number, how: TruncateOptions): Promise<void> {
+    const { file, blocks } = this.#parts
+    const path = this.#path
+    if (path === undefined && blocks !== undefined) {
+      // A footer that calls the disk fixed, in front of a dynamic one's header: nobody knows what is right.
+      throw ioError('ENOTSUP')
+    }
+    this.#footer =
+      path === undefined || blocks === undefined
+        ? await growFixed(file, this.#footer, this.length, length, how)
+        : await path.mutex.run(() => growDynamic({ file, ...blocks }, this.length, length, how))
+    this.length = length
   }
 
   prepareReopen(): ReopenPlan {

@@ -2,7 +2,7 @@ import { blockError, ioError } from '../../../errors/index.js'
 import type { OpenContext } from '../../../graph/index.js'
 import { maxLength } from '../../../io/index.js'
 import { takeOptions } from '../../../options/index.js'
-import { BlockTable } from './block-table.js'
+import { BlockTable, maxTableEntries } from './block-table.js'
 import { DynamicHeader, dynamicHeaderBytes } from './dynamic-header.js'
 import { readPadded } from './file-read.js'
 import { DiskType, Footer, footerBytes, isFooter, sectorsOf } from './footer.js'
@@ -10,9 +10,6 @@ import { maxSectors, sectorBytes } from './geometry.js'
 import { VpcImage } from './image.js'
 import { vpcRuntimeOptions } from './options.js'
 import { BlockSpace, blockShape } from './space.js'
-
-/** Entries of the largest table that is taken into memory: 64 MiB of it. */
-const maxTableEntries = 1 << 24
 
 /** QEMU's own limit, which its text speaks of. */
 const qemuTableEntries = 0x1fffffff
