@@ -8,6 +8,8 @@ import { preallocate } from './drivers/filter/preallocate/index.js'
 import { quorum } from './drivers/filter/quorum/index.js'
 import { snapshotAccess } from './drivers/filter/snapshot-access/index.js'
 import { throttle } from './drivers/filter/throttle/index.js'
+import { bochs } from './drivers/format/bochs/index.js'
+import { cloop } from './drivers/format/cloop/index.js'
 import { luks } from './drivers/format/luks/index.js'
 import { qcow2 } from './drivers/format/qcow2/index.js'
 import { raw } from './drivers/format/raw/index.js'
@@ -34,6 +36,8 @@ export const allDrivers: readonly BlockDriver[] = [
   quorum,
   raw,
   qcow2,
+  bochs,
+  cloop,
   nullCo,
   nullAio,
   file,
