@@ -10,6 +10,7 @@ import { snapshotAccess } from './drivers/filter/snapshot-access/index.js'
 import { throttle } from './drivers/filter/throttle/index.js'
 import { bochs } from './drivers/format/bochs/index.js'
 import { cloop } from './drivers/format/cloop/index.js'
+import { dmg } from './drivers/format/dmg/index.js'
 import { luks } from './drivers/format/luks/index.js'
 import { qcow2 } from './drivers/format/qcow2/index.js'
 import { raw } from './drivers/format/raw/index.js'
@@ -38,6 +39,7 @@ export const allDrivers: readonly BlockDriver[] = [
   qcow2,
   bochs,
   cloop,
+  dmg,
   nullCo,
   nullAio,
   file,

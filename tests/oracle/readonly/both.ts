@@ -18,7 +18,11 @@ export function theirs(argv: readonly string[], folder: string): Outcome {
   if (result.error !== undefined) {
     throw result.error
   }
-  return { code: result.status, stdout: withoutTimes(result.stdout), stderr: result.stderr }
+  return {
+    code: result.status,
+    stdout: withoutTimes(result.stdout),
+    stderr: result.stderr.replace(/^qemu: module .* not found.*\n/gm, ''),
+  }
 }
 
 /** What the tool of this package does with it. */

@@ -5,6 +5,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { buildBochs } from '../../formats/built/bochs.js'
 import { buildCloop } from '../../formats/built/cloop.js'
 import { sampleDisk } from '../../formats/built/disk.js'
+import { buildDmg } from '../../formats/built/dmg.js'
 import { ours, theirs } from './both.js'
 import { damaged, type Range } from './damage.js'
 
@@ -12,7 +13,7 @@ import { damaged, type Range } from './damage.js'
 
 const full = process.env.BLOCKGRAPH_FULL_MATRIX !== undefined
 /** Damaged images of each format. */
-const corpus = full ? 400 : 100
+const corpus = full ? 400 : 40
 
 let folder = ''
 
@@ -33,7 +34,35 @@ interface Sample {
   readonly damage: readonly Range[]
 }
 
+const plist = buildDmg(disk, { kinds: ['zlib', 'raw', 'zlib'], chunkBytes: 4096 })
+const resources = buildDmg(disk, {
+  layout: 'resources',
+  lists: 3,
+  chunkBytes: 1024,
+  odd: 77,
+  dataForkOffset: 512,
+})
+
 const samples: Sample[] = [
+  {
+    format: 'dmg',
+    title: 'property list',
+    image: plist,
+    damage: [
+      [0, 2000],
+      [plist.length - 512, plist.length],
+    ],
+  },
+  {
+    format: 'dmg',
+    title: 'resource fork',
+    image: resources,
+    damage: [
+      [resources.length - 512, resources.length],
+      [resources.length - 7000, resources.length - 6000],
+      [resources.length - 7000, resources.length - 512],
+    ],
+  },
   {
     format: 'bochs',
     title: 'version 2',
