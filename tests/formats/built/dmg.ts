@@ -1,4 +1,13 @@
-import { deflateSync } from 'node:zlib'
+import zlib, { deflateSync } from 'node:zlib'
+
+/** There from Node 20.15 on, but not in the types used here. */
+const { crc32 } = zlib as unknown as { crc32(data: Uint8Array, value?: number): number }
+
+function putChecksum(into: Buffer, at: number, data: Uint8Array): void {
+  into.writeUInt32BE(2, at)
+  into.writeUInt32BE(32, at + 4)
+  into.writeUInt32BE(crc32(data), at + 8)
+}
 
 export const chunkTypes = {
   zero: 0,
@@ -38,14 +47,16 @@ interface Chunk {
   readonly length: number
 }
 
-function mish(chunks: readonly Chunk[], dataOffset: number): Buffer {
+function mish(chunks: readonly Chunk[], dataOffset: number, disk: Uint8Array): Buffer {
   const first = chunks[0]?.sector ?? 0
+  const sectors = chunks.reduce((sum, chunk) => sum + chunk.sectors, 0)
   const head = Buffer.alloc(204)
   head.write('mish', 0)
   head.writeUInt32BE(1, 4)
   head.writeBigUInt64BE(BigInt(first), 8)
-  head.writeBigUInt64BE(BigInt(chunks.reduce((sum, chunk) => sum + chunk.sectors, 0)), 16)
+  head.writeBigUInt64BE(BigInt(sectors), 16)
   head.writeBigUInt64BE(BigInt(dataOffset), 24)
+  putChecksum(head, 64, disk.subarray(first * 512, (first + sectors) * 512))
   head.writeUInt32BE(chunks.length + 1, 200)
   const entries = chunks.map((chunk) => {
     const entry = Buffer.alloc(40)
@@ -58,14 +69,17 @@ function mish(chunks: readonly Chunk[], dataOffset: number): Buffer {
   })
   const end = Buffer.alloc(40)
   end.writeUInt32BE(0xffffffff, 0)
+  end.writeBigUInt64BE(BigInt(sectors), 8)
+  const last = chunks.at(-1)
+  end.writeBigUInt64BE(BigInt(last === undefined ? 0 : last.offset + last.length - dataOffset), 24)
   return Buffer.concat([head, ...entries, end])
 }
 
 function plist(lists: readonly Buffer[]): Buffer {
   const items = lists.map((list, i) => {
     const lines = list.toString('base64').replace(/(.{52})/g, '$1\n\t\t\t\t')
-    return `\t\t\t<dict>\n\t\t\t\t<key>Attributes</key>\n\t\t\t\t<string>0x0050</string>\n\t\t\t\t<key>Data</key>
-\t\t\t\t<data>\n\t\t\t\t${lines}\n\t\t\t\t</data>\n\t\t\t\t<key>ID</key>\n\t\t\t\t<string>${i}</string>\n\t\t\t</dict>\n`
+    return `\t\t\t<dict>\n\t\t\t\t<key>Attributes</key>\n\t\t\t\t<string>0x0050</string>\n\t\t\t\t<key>CFName</key>\n\t\t\t\t<string>part ${i}</string>\n\t\t\t\t<key>Data</key>
+\t\t\t\t<data>\n\t\t\t\t${lines}\n\t\t\t\t</data>\n\t\t\t\t<key>ID</key>\n\t\t\t\t<string>${i}</string>\n\t\t\t\t<key>Name</key>\n\t\t\t\t<string>part ${i}</string>\n\t\t\t</dict>\n`
   })
   return Buffer.from(`<?xml version="1.0" encoding="UTF-8"?>
 <!DOCTYPE plist PUBLIC "-//Apple Computer//DTD PLIST 1.0//EN" "http://www.apple.com/DTDs/PropertyList-1.0.dtd">
@@ -121,7 +135,7 @@ export function buildDmg(disk: Uint8Array, spec: DmgSpec = {}): Uint8Array {
   const perList = Math.ceil(chunks.length / lists)
   const blockLists = Array.from({ length: lists }, (_, i) => {
     const own = chunks.slice(i * perList, (i + 1) * perList)
-    return mish(own, i === 0 ? 0 : (own[0]?.offset ?? 0))
+    return mish(own, i === 0 ? 0 : (own[0]?.offset ?? 0), disk)
   })
   if (spec.reversed === true) {
     blockLists.reverse()
@@ -138,6 +152,8 @@ export function buildDmg(disk: Uint8Array, spec: DmgSpec = {}): Uint8Array {
   const at = layout === 'plist' ? 0xd8 : 0x28
   koly.writeBigUInt64BE(BigInt(indexAt), at)
   koly.writeBigUInt64BE(BigInt(index.length), at + 8)
+  putChecksum(koly, 0x50, Buffer.concat(parts.slice(1)))
+  putChecksum(koly, 0x160, Buffer.concat(blockLists.map((list) => list.subarray(72, 76))))
   koly.writeUInt32BE(1, 0x1e8)
   koly.writeBigUInt64BE(BigInt(disk.length / 512), 0x1ec)
   const padding = (1024 - ((indexAt + index.length) % 512) + odd) % 512

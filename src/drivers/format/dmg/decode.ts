@@ -1,4 +1,5 @@
 import { ioError } from '../../../errors/index.js'
+import { decodeAdc, decodeBzip2, decodeLzfse, decodeXz } from '../../../formatkit/compression/index.js'
 import type { ByteStream, HostCodecs } from '../../../host/index.js'
 import type { IoNode } from '../../../io/index.js'
 import { ChunkType } from './chunk-table.js'
@@ -37,7 +38,23 @@ export async function decodeChunk(
     }
     return
   }
-  throw ioError('EIO', { node: file.nodeName, operation: 'read', offset })
+  const input = await read(file, offset, present)
+  switch (type) {
+    case ChunkType.adc:
+      decodeAdc(input, output)
+      return
+    case ChunkType.bzip2:
+      await decodeBzip2(input, output)
+      return
+    case ChunkType.lzfse:
+      decodeLzfse(input, output)
+      return
+    case ChunkType.lzma:
+      await decodeXz(input, output)
+      return
+    default:
+      throw ioError('EIO', { node: file.nodeName, operation: 'read', offset })
+  }
 }
 
 async function read(file: IoNode, offset: number, bytes: number): Promise<Uint8Array> {
