@@ -1,7 +1,7 @@
 import { blockError, codeOf, strerror } from '../errors/index.js'
 import { type Backend, type BlockNode, skipFilters } from '../graph/index.js'
 import { ReqFlags } from '../io/index.js'
-import { Mutex, TimeSlice } from '../sched/index.js'
+import { Mutex, monotonicClock, TimeSlice } from '../sched/index.js'
 import type { ConvertPlan, StepKind } from './convert-plan.js'
 import type { SourceReader } from './convert-source.js'
 import { type LongRun, throwIfAborted } from './long-run.js'
@@ -28,6 +28,11 @@ export interface PipelineOptions extends LongRun {
   readonly targetIsZero: boolean
   readonly rateLimit: RateLimit | undefined
 }
+
+/** Lanes that overlap reading with writing as long as the caches answer. */
+const warmLanes = 2
+/** A wait longer than this is for a device rather than for another thread's copy. Nanoseconds. */
+const slowWait = 4e6
 
 /** One of the requests in flight: its own buffer, allocated when it first needs one. */
 class Lane {
@@ -105,13 +110,29 @@ export class ConvertPipeline {
     this.#options.progress?.(this.#total, this.#total)
   }
 
-  /**
-   * Starts a further lane, if there may be one: called when a lane begins to wait. As long as nothing
-   * waits, one lane with its warm buffer is the fastest way.
-   */
+  /** Starts a further lane, if there may be one. */
   #startLane(): void {
     if (this.#lanes.length < this.#options.parallel) {
       this.#lanes.push(this.#runLane(new Lane(this.#options.bufferBytes)))
+    }
+  }
+
+  /**
+   * Waits for a request, and has further lanes started meanwhile. As long as nothing waits, one lane
+   * with its warm buffer is the fastest way; while the page cache answers, two are, one reading and one
+   * writing; more only cool the caches, until a device has to be waited for.
+   */
+  async #overlap(wait: Promise<void>): Promise<void> {
+    const { compress, outOfOrder } = this.#options
+    if (compress || outOfOrder || this.#lanes.length < warmLanes) {
+      this.#startLane()
+      await wait
+      return
+    }
+    const start = monotonicClock.now()
+    await wait
+    if (monotonicClock.now() - start > slowWait) {
+      this.#startLane()
     }
   }
 
@@ -202,11 +223,7 @@ export class ConvertPipeline {
     if (kind === 'data' && !offload) {
       const wait = this.#sources.read(offset, bytes, lane.buffer)
       if (wait !== undefined) {
-        // Reading further ahead than the writer needs would only cool the buffers.
-        if (this.#options.outOfOrder || this.#turn === offset) {
-          this.#startLane()
-        }
-        await wait
+        await this.#overlap(wait)
       }
     } else if (kind === 'zero' && this.#options.sparseBytes === 0) {
       lane.buffer.fill(0, 0, bytes)
@@ -346,8 +363,7 @@ export class ConvertPipeline {
     const wait = this.#target.write(offset, bytes, buffer, bufferOffset, flags)
     this.#started(offset + bytes, stepEnd)
     if (wait !== undefined) {
-      this.#startLane()
-      await wait
+      await this.#overlap(wait)
     }
   }
 
@@ -358,8 +374,7 @@ export class ConvertPipeline {
     const wait = this.#target.writeZeroes(offset, bytes, ReqFlags.mayUnmap)
     this.#started(offset + bytes, stepEnd)
     if (wait !== undefined) {
-      this.#startLane()
-      await wait
+      await this.#overlap(wait)
     }
   }
 }

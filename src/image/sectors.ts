@@ -67,6 +67,11 @@ export class SectorScanner {
    * to one, zeroes are cut back, so that writes need no read first.
    */
   next(first: number, count: number, place: number, min: number, alignment: number): void {
+    if (this.#isDataThroughout(first, count, min)) {
+      this.isData = true
+      this.sectors = count
+      return
+    }
     this.#run(first, count, place, alignment)
     if (!this.isData) {
       return
@@ -84,6 +89,22 @@ export class SectorScanner {
     }
     this.isData = true
     this.sectors = used
+  }
+
+  /**
+   * Whether no run of zeroes in a range can be long enough: data at both ends, and at every `min`th
+   * sector between. Looks at few sectors; false means that it must be looked at closely.
+   */
+  #isDataThroughout(first: number, count: number, min: number): boolean {
+    const w = this.#words
+    const last = first + count - 1
+    const stride = Math.max(1, min)
+    for (let at = first; at < last; at += stride) {
+      if (or4(w, at * sectorWords) === 0) {
+        return false
+      }
+    }
+    return or4(w, last * sectorWords) !== 0
   }
 
   #run(first: number, count: number, place: number, alignment: number): void {

@@ -27,6 +27,8 @@ const POSIX_FADV_DONTNEED = 4
 
 /** Largest read tried without waiting, bytes. */
 const cachedReadBytes = 4 << 20
+/** The same for programs in the foreground: a larger one is copied by the pool while this thread writes. Bytes. */
+const foregroundCachedReadBytes = 1 << 20
 /** Largest write done on this thread under `auto`, bytes: a copy into the page cache. */
 const inlineWriteBytes = 1 << 16
 /** Alignments tried for O_DIRECT, and what is assumed if the file does not tell. Bytes. */
@@ -64,8 +66,8 @@ export class NodeFile implements HostFile {
   readonly #policy: IoPolicy
   readonly #identity: string
   readonly #direct: boolean
-  /** Whether reads that do not wait are worth trying; cleared when the file refuses them. */
-  #cachedReads: boolean
+  /** Largest read tried without waiting, bytes; 0 when the file refuses such reads. */
+  #cachedReadBytes: number
   /** Largest write done on this thread, bytes. */
   readonly #inlineWriteBytes: number
   #closed = false
@@ -82,7 +84,8 @@ export class NodeFile implements HostFile {
     this.#identity = identityOf(stat)
     const foreground = this.#policy === 'foreground'
     const buffered = (foreground || this.#policy === 'auto') && !this.#direct
-    this.#cachedReads = buffered && (this.kind === 'regular' || this.kind === 'block')
+    const cached = buffered && (this.kind === 'regular' || this.kind === 'block')
+    this.#cachedReadBytes = !cached ? 0 : foreground ? foregroundCachedReadBytes : cachedReadBytes
     this.#inlineWriteBytes =
       !buffered || this.kind !== 'regular' ? 0 : foreground ? Number.POSITIVE_INFINITY : inlineWriteBytes
     this.alignment = this.#direct ? this.#probeAlignment() : { request: 1, memory: 1 }
@@ -118,7 +121,7 @@ export class NodeFile implements HostFile {
       return this.#readBounced(offset, bytes, buffer, bufferOffset)
     }
     let done = 0
-    if (this.#cachedReads && bytes <= cachedReadBytes) {
+    if (bytes <= this.#cachedReadBytes) {
       done = this.#readNow(offset, bytes, buffer, bufferOffset)
       if (done === bytes) {
         return undefined
@@ -131,7 +134,7 @@ export class NodeFile implements HostFile {
   #readNow(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): number {
     const c = libc()
     if (c === undefined) {
-      this.#cachedReads = false
+      this.#cachedReadBytes = 0
       return 0
     }
     const got = readCached(c, this.fd, offset, bytes, buffer, bufferOffset)
@@ -140,7 +143,7 @@ export class NodeFile implements HostFile {
     }
     if (got < 0) {
       if (got === -Errno.EOPNOTSUPP || got === -Errno.ENOSYS || got === -Errno.EINVAL) {
-        this.#cachedReads = false
+        this.#cachedReadBytes = 0
       }
       // Other failures come again where they are reported.
       return 0
