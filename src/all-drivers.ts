@@ -2,6 +2,7 @@ import { blkdebug } from './drivers/filter/blkdebug/index.js'
 import { blklogwrites } from './drivers/filter/blklogwrites/index.js'
 import { blkverify } from './drivers/filter/blkverify/index.js'
 import { compress } from './drivers/filter/compress/index.js'
+import { compressed } from './drivers/filter/compressed/index.js'
 import { copyBeforeWrite } from './drivers/filter/copy-before-write/index.js'
 import { copyOnRead } from './drivers/filter/copy-on-read/index.js'
 import { preallocate } from './drivers/filter/preallocate/index.js'
@@ -31,6 +32,7 @@ export const allDrivers: readonly BlockDriver[] = [
   copyBeforeWrite,
   snapshotAccess,
   compress,
+  compressed,
   preallocate,
   throttle,
   luks,

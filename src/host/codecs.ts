@@ -37,4 +37,6 @@ export interface HostCodecs {
   zstd(): Maybe<Codec>
   /** Absent: images compressed so cannot be read. */
   zlib?(): Maybe<ZlibDecoder>
+  /** Decodes gzip members one after the other; fails with EIO where they are corrupt. Absent: not to be had. */
+  gunzip?(input: ByteStream): AsyncGenerator<Uint8Array, void, void>
 }

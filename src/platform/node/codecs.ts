@@ -1,4 +1,4 @@
-import type { Codec, HostCodecs, ZlibDecoder } from '../../host/index.js'
+import type { ByteStream, Codec, HostCodecs, ZlibDecoder } from '../../host/index.js'
 import type { Maybe } from '../../sched/index.js'
 
 /**
@@ -34,5 +34,10 @@ export class NodeCodecs implements HostCodecs {
       return zlibDecoder
     })
     return this.#zlib
+  }
+
+  async *gunzip(input: ByteStream): AsyncGenerator<Uint8Array, void, void> {
+    const { gunzip } = await import('./zlib.js')
+    yield* gunzip(input)
   }
 }

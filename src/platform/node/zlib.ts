@@ -1,7 +1,7 @@
-import { Readable } from 'node:stream'
+import { Readable, type Transform } from 'node:stream'
 import zlib from 'node:zlib'
 import { ioError, isBlockError } from '../../errors/index.js'
-import type { ZlibDecoder } from '../../host/index.js'
+import type { ByteStream, ZlibDecoder } from '../../host/index.js'
 
 /** Bytes of output at a time when streaming. */
 const pieceBytes = 1 << 18
@@ -22,27 +22,35 @@ export const zlibDecoder: ZlibDecoder = {
     }),
 
   decompressStream: async (input, output) => {
-    const source = Readable.from(input, { objectMode: false, highWaterMark: 1 })
-    const inflate = zlib.createInflate({ chunkSize: pieceBytes })
-    source.on('error', (error) => inflate.destroy(error))
     let filled = 0
-    try {
-      for await (const piece of source.pipe(inflate) as AsyncIterable<Uint8Array>) {
-        if (filled + piece.length > output.length) {
-          throw ioError('EIO')
-        }
-        output.set(piece, filled)
-        filled += piece.length
+    for await (const piece of through(input, zlib.createInflate({ chunkSize: pieceBytes }))) {
+      if (filled + piece.length > output.length) {
+        throw ioError('EIO')
       }
-    } catch (error) {
-      // What zlib says is that the stream is corrupt; what the input says is its own.
-      throw isBlockError(error) ? error : ioError('EIO')
-    } finally {
-      source.destroy()
-      inflate.destroy()
+      output.set(piece, filled)
+      filled += piece.length
     }
     if (filled !== output.length) {
       throw ioError('EIO')
     }
   },
+}
+
+/** Members of a gzip file, decoded piece by piece. */
+export function gunzip(input: ByteStream): AsyncGenerator<Uint8Array, void, void> {
+  return through(input, zlib.createGunzip({ chunkSize: pieceBytes }))
+}
+
+async function* through(input: ByteStream, decoder: Transform): AsyncGenerator<Uint8Array, void, void> {
+  const source = Readable.from(input, { objectMode: false, highWaterMark: 1 })
+  source.on('error', (error) => decoder.destroy(error))
+  try {
+    yield* source.pipe(decoder) as AsyncIterable<Uint8Array>
+  } catch (error) {
+    // What zlib says is that the stream is corrupt; what the input says is its own.
+    throw isBlockError(error) ? error : ioError('EIO')
+  } finally {
+    source.destroy()
+    decoder.destroy()
+  }
 }
