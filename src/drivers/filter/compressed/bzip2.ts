@@ -2,7 +2,7 @@ import { ioError } from '../../../errors/index.js'
 import { Bzip2Decoder, maxBlockInput } from '../../../formatkit/compression/index.js'
 import type { IoNode } from '../../../io/index.js'
 import { TimeSlice } from '../../../sched/index.js'
-import { type Contents, PointList } from './contents.js'
+import { type Contents, PointList } from './start-points.js'
 import { FileWindow } from './window.js'
 
 /** The most that a block can hold: runs of 255 of every five bytes. */

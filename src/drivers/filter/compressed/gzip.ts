@@ -3,7 +3,7 @@ import { ioError } from '../../../errors/index.js'
 import type { ByteStream, HostCodecs } from '../../../host/index.js'
 import type { IoNode } from '../../../io/index.js'
 import { TimeSlice } from '../../../sched/index.js'
-import { type Contents, PointList } from './contents.js'
+import { type Contents, PointList } from './start-points.js'
 import { FileWindow } from './window.js'
 
 const pieceBytes = 1 << 18

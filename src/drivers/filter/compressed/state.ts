@@ -2,7 +2,7 @@ import { ioError } from '../../../errors/index.js'
 import type { DriverState } from '../../../graph/index.js'
 import type { DirectPath, IoNode } from '../../../io/index.js'
 import { Mutex, type Wait } from '../../../sched/index.js'
-import type { Contents, StartPoint } from './contents.js'
+import type { Contents, StartPoint } from './start-points.js'
 
 /** Decoded bytes are kept in blocks of this size, so many of them. */
 const blockBytes = 1 << 20

@@ -15,8 +15,8 @@ import {
 } from '../../../formatkit/compression/index.js'
 import type { IoNode } from '../../../io/index.js'
 import { TimeSlice } from '../../../sched/index.js'
-import type { Contents, StartPoint } from './contents.js'
-import { maxPoints } from './contents.js'
+import type { Contents, StartPoint } from './start-points.js'
+import { maxPoints } from './start-points.js'
 import { FileWindow } from './window.js'
 
 /** What xz -9 uses twice. Bytes. */

@@ -1,7 +1,7 @@
 import { blockError, ioError } from '../../../errors/index.js'
 import type { Codec, HostCodecs } from '../../../host/index.js'
 import type { IoNode } from '../../../io/index.js'
-import { type Contents, PointList } from './contents.js'
+import { type Contents, PointList } from './start-points.js'
 import { FileWindow } from './window.js'
 
 /** The decoder at hand decodes frames as a whole. Bytes, stored or not. */
