@@ -12,5 +12,5 @@ export async function runUmbrella(argv: readonly string[], context: ToolContext)
   }
   return argv[0] === 'img'
     ? await runImg(argv.slice(1), { ...context, program: `${context.program} img` })
-    : await runImg(argv, { ...context, readsCompressed: true })
+    : await runImg(argv, { ...context, extras: true })
 }

@@ -226,8 +226,7 @@ export class ImgTool {
     const { imageOpts, format, forceShare } = image
     const share = forceShare === true ? { forceShare } : {}
     if (imageOpts !== true) {
-      const filename =
-        this.context.readsCompressed === true && format === undefined ? readThrough(name) : name
+      const filename = this.context.extras === true && format === undefined ? readThrough(name) : name
       return { filename, ...(format === undefined ? {} : { format }), ...share }
     }
     if (format !== undefined) {
