@@ -18,6 +18,7 @@ import { raw } from './drivers/format/raw/index.js'
 import { file } from './drivers/protocol/file/index.js'
 import { hostDevice } from './drivers/protocol/host_device/index.js'
 import { nullAio, nullCo } from './drivers/protocol/null/index.js'
+import { vvfat } from './drivers/protocol/vvfat/index.js'
 import type { BlockDriver } from './graph/index.js'
 
 /**
@@ -42,6 +43,7 @@ export const allDrivers: readonly BlockDriver[] = [
   bochs,
   cloop,
   dmg,
+  vvfat,
   nullCo,
   nullAio,
   file,
