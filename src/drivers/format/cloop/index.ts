@@ -10,7 +10,8 @@ export const cloop: BlockDriver = {
   name: 'cloop',
   kind: 'format',
   options: {},
-  // A file too short to hold the script is judged by what it has, an empty one too.
-  probe: (head) => (script.subarray(0, head.length).every((byte, i) => head[i] === byte) ? 2 : 0),
+  // A file too short to hold the script is judged by what it has.
+  probe: (head) =>
+    head.length > 0 && script.subarray(0, head.length).every((byte, i) => head[i] === byte) ? 2 : 0,
   load: () => import('./module.js'),
 }
