@@ -234,7 +234,8 @@ export class Bzip2Decoder {
     if (needed > limit) {
       corrupt()
     }
-    const grown = new Uint8Array(Math.max(needed, Math.min(limit, this.#output.length * 2)))
+    // In few steps: what was too small stays in memory for a while.
+    const grown = new Uint8Array(Math.max(needed, Math.min(limit, this.#output.length * 8)))
     grown.set(this.#output.subarray(0, filled))
     this.#output = grown
     return grown

@@ -11,10 +11,10 @@ const maxBlockOutput = 900_000 * 51 + 255
 /** Blocks from a bit position on, which is where one starts or a stream ends. */
 async function* blocks(
   file: IoNode,
+  decoder: Bzip2Decoder,
   from: number,
   size: number,
 ): AsyncGenerator<{ data: Uint8Array; position: number; blockBytes: number }, void, void> {
-  const decoder = new Bzip2Decoder()
   const window = new FileWindow(file, Math.floor(from / 8), maxBlockInput + 64)
   const slice = new TimeSlice()
   let blockBytes = size
@@ -44,8 +44,13 @@ async function* blocks(
   }
 }
 
-async function* dataOf(file: IoNode, from: number, size: number): AsyncGenerator<Uint8Array, void, void> {
-  for await (const { data } of blocks(file, from, size)) {
+async function* dataOf(
+  file: IoNode,
+  decoder: Bzip2Decoder,
+  from: number,
+  size: number,
+): AsyncGenerator<Uint8Array, void, void> {
+  for await (const { data } of blocks(file, decoder, from, size)) {
     yield data
   }
 }
@@ -60,13 +65,15 @@ export async function bzip2Contents(
   if (first === undefined) {
     return undefined
   }
+  // One for all: only one place is decoded at a time, and it holds a block of up to 46 MB.
+  const decoder = new Bzip2Decoder()
   if (size !== undefined) {
-    return { length: size, points: [{ offset: 0, decode: () => dataOf(file, 32, first) }] }
+    return { length: size, points: [{ offset: 0, decode: () => dataOf(file, decoder, 32, first) }] }
   }
   const list = new PointList()
   let length = 0
-  for await (const { data, position, blockBytes } of blocks(file, 32, first)) {
-    list.add({ offset: length, decode: () => dataOf(file, position, blockBytes) })
+  for await (const { data, position, blockBytes } of blocks(file, decoder, 32, first)) {
+    list.add({ offset: length, decode: () => dataOf(file, decoder, position, blockBytes) })
     length += data.length
     if (!Number.isSafeInteger(length)) {
       throw ioError('EFBIG')

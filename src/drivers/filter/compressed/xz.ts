@@ -19,8 +19,8 @@ import type { Contents, StartPoint } from './start-points.js'
 import { maxPoints } from './start-points.js'
 import { FileWindow } from './window.js'
 
-/** What xz -9 uses twice. Bytes. */
-const maxDictionary = 128 << 20
+/** What xz -9 uses. Bytes. */
+const maxDictionary = 64 << 20
 const maxIndexBytes = 16 << 20
 /** Zeroes behind a stream, bytes. */
 const maxPadding = 1 << 20
@@ -100,7 +100,8 @@ async function* decodeBlock(file: IoNode, block: Block): AsyncGenerator<Uint8Arr
     throw blockError('ENOTSUP', `xz needs ${dictionary} bytes of memory; the limit is ${maxDictionary}`)
   }
   window.position += header.bytes
-  const buffer = new Uint8Array(dictionary + 2 * maxChunkOutput)
+  // The more room there is, the less often the dictionary has to be moved.
+  const buffer = new Uint8Array(dictionary + Math.max(2 * maxChunkOutput, dictionary >> 1))
   const decoder = new Lzma2Decoder()
   const check = new XzCheck(block.check)
   const slice = new TimeSlice()
