@@ -2,12 +2,16 @@ import { blkdebug } from './drivers/filter/blkdebug/index.js'
 import { blklogwrites } from './drivers/filter/blklogwrites/index.js'
 import { blkverify } from './drivers/filter/blkverify/index.js'
 import { compress } from './drivers/filter/compress/index.js'
+import { compressed } from './drivers/filter/compressed/index.js'
 import { copyBeforeWrite } from './drivers/filter/copy-before-write/index.js'
 import { copyOnRead } from './drivers/filter/copy-on-read/index.js'
 import { preallocate } from './drivers/filter/preallocate/index.js'
 import { quorum } from './drivers/filter/quorum/index.js'
 import { snapshotAccess } from './drivers/filter/snapshot-access/index.js'
 import { throttle } from './drivers/filter/throttle/index.js'
+import { bochs } from './drivers/format/bochs/index.js'
+import { cloop } from './drivers/format/cloop/index.js'
+import { dmg } from './drivers/format/dmg/index.js'
 import { luks } from './drivers/format/luks/index.js'
 import { qcow2 } from './drivers/format/qcow2/index.js'
 import { raw } from './drivers/format/raw/index.js'
@@ -16,6 +20,7 @@ import { vpc } from './drivers/format/vpc/index.js'
 import { file } from './drivers/protocol/file/index.js'
 import { hostDevice } from './drivers/protocol/host_device/index.js'
 import { nullAio, nullCo } from './drivers/protocol/null/index.js'
+import { vvfat } from './drivers/protocol/vvfat/index.js'
 import type { BlockDriver } from './graph/index.js'
 
 /**
@@ -30,6 +35,7 @@ export const allDrivers: readonly BlockDriver[] = [
   copyBeforeWrite,
   snapshotAccess,
   compress,
+  compressed,
   preallocate,
   throttle,
   luks,
@@ -38,6 +44,10 @@ export const allDrivers: readonly BlockDriver[] = [
   qcow2,
   vhdx,
   vpc,
+  bochs,
+  cloop,
+  dmg,
+  vvfat,
   nullCo,
   nullAio,
   file,

@@ -52,6 +52,7 @@ export type {
   CompareResult,
   ConvertResult,
   CreateImageResult,
+  DiskContents,
   ImageInfo,
   ImageSpec,
   MapExtent,
@@ -102,5 +103,6 @@ export const rebaseImage: Library<CreateSchemas>['rebaseImage'] = library.rebase
 export const checkImage: Library<CreateSchemas>['checkImage'] = library.checkImage
 export const changeBitmap: Library<CreateSchemas>['changeBitmap'] = library.changeBitmap
 export const imageInfo: Library<CreateSchemas>['imageInfo'] = library.imageInfo
+export const imageContents: Library<CreateSchemas>['imageContents'] = library.imageContents
 export const mapImage: Library<CreateSchemas>['mapImage'] = library.mapImage
 export const measureImage: Library<CreateSchemas>['measureImage'] = library.measureImage

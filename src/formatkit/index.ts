@@ -1,3 +1,4 @@
 /** What image formats have in common. May import errors, bytes, sched, host, options, io and graph. */
+export * from './decoded-chunks.js'
 export * from './index-ranges.js'
 export * from './table-cache.js'

@@ -100,6 +100,17 @@ export interface HostFile {
   close(): Wait
 }
 
+/** What stands in a folder. Times are milliseconds since 1970. */
+export interface FolderEntry {
+  readonly name: string
+  readonly kind: FileKind
+  /** Bytes. */
+  readonly size: number
+  readonly modified: number
+  readonly changed: number
+  readonly accessed: number
+}
+
 /** The file system a block layer works on. Names are the platform's own. */
 export interface HostFiles {
   open(path: string, options?: FileOpenOptions): Maybe<HostFile>
@@ -115,4 +126,9 @@ export interface HostFiles {
   absolute(path: string): string
   /** Whole small file as bytes; `limit` bytes at most, else EFBIG. */
   readWhole(path: string, limit: number): Uint8Array
+  /**
+   * What stands in a folder, in the order the file system has it, `.` and `..` first. Links are followed; what
+   * cannot be looked at is left out. Absent: folders cannot be listed.
+   */
+  list?(path: string): readonly FolderEntry[]
 }

@@ -12,6 +12,7 @@ export {
   commitNode,
 } from './commit.js'
 export * from './compare.js'
+export * from './contents/index.js'
 export { type ConvertOptions, type ConvertResult, convertImage } from './convert.js'
 export { type CreateImageOptions, type CreateImageResult, createImage } from './create.js'
 export {

@@ -18,9 +18,11 @@ import {
   compareImages,
   convertImage,
   createImage,
+  type DiskContents,
   type ImageInfo,
   type ImageInfoOptions,
   type ImageSpec,
+  imageContents,
   type MapExtent,
   type MapOptions,
   mapImage,
@@ -86,6 +88,8 @@ export interface Library<S extends FormatSchemas> {
   changeBitmap(image: string | ImageSpec, options: ChangeBitmapOptions): Promise<void>
   /** Describes an image, and those below it if asked to, as `qemu-img info` does. */
   imageInfo(image: string | ImageSpec, options?: ImageInfoOptions): Promise<ImageInfo[]>
+  /** The partition table of a disk and its file systems, by their superblocks. */
+  imageContents(image: string | ImageSpec): Promise<DiskContents>
   /** The extents of an image in order, as `qemu-img map` does. The image is open as long as you iterate. */
   mapImage(image: string | ImageSpec, options?: MapOptions): AsyncGenerator<MapExtent, void, void>
   /** Bytes that a target would need for `source`: an image, or a number of guest bytes. */
@@ -133,6 +137,7 @@ export function bindLibrary<S extends FormatSchemas>(layerOf: () => BlockLayer, 
     },
     changeBitmap: async (image, options) => await changeBitmap(layerOf(), image, options),
     imageInfo: async (image, options) => await collectImageInfo(layerOf(), image, options),
+    imageContents: async (image) => await imageContents(layerOf(), image),
     mapImage: async function* (image, options) {
       const backend = await openBackend(layerOf(), image)
       try {

@@ -5,6 +5,11 @@ import type { ByteSink, ByteSource } from '../image/index.js'
 export interface ToolContext {
   /** The name the program was called by, without folder: it stands in front of messages. */
   readonly program: string
+  /**
+   * Takes what goes beyond QEMU's tools: images whose names say that they are compressed are read as what
+   * they hold (`disk.raw.xz`), `info --contents`.
+   */
+  readonly extras?: boolean
   /** Writes to standard output. A reader that has gone away is no error. */
   stdout(text: string): void
   stderr(text: string): void

@@ -3,7 +3,7 @@ import { run as runImg } from './img/run.js'
 
 /**
  * `blockgraph`: the commands of `qemu-img` at the top, and again below `img`; those of `qemu-io`
- * below `io`.
+ * below `io`. At the top, images that stand compressed are read as what they hold.
  */
 export async function runUmbrella(argv: readonly string[], context: ToolContext): Promise<number> {
   if (argv[0] === 'io') {
@@ -12,5 +12,5 @@ export async function runUmbrella(argv: readonly string[], context: ToolContext)
   }
   return argv[0] === 'img'
     ? await runImg(argv.slice(1), { ...context, program: `${context.program} img` })
-    : await runImg(argv, context)
+    : await runImg(argv, { ...context, extras: true })
 }

@@ -1,4 +1,4 @@
-import type { Codec, HostCodecs } from '../../host/index.js'
+import type { ByteStream, Codec, HostCodecs, ZlibDecoder } from '../../host/index.js'
 import type { Maybe } from '../../sched/index.js'
 
 /**
@@ -8,6 +8,8 @@ import type { Maybe } from '../../sched/index.js'
 export class NodeCodecs implements HostCodecs {
   #deflate: Maybe<Codec> | undefined
   #zstd: Maybe<Codec> | undefined
+
+  #zlib: Maybe<ZlibDecoder> | undefined
 
   deflate(): Maybe<Codec> {
     this.#deflate ??= import('./deflate.js').then(({ deflateCodec }) => {
@@ -24,5 +26,18 @@ export class NodeCodecs implements HostCodecs {
       return codec
     })
     return this.#zstd
+  }
+
+  zlib(): Maybe<ZlibDecoder> {
+    this.#zlib ??= import('./zlib.js').then(({ zlibDecoder }) => {
+      this.#zlib = zlibDecoder
+      return zlibDecoder
+    })
+    return this.#zlib
+  }
+
+  async *gunzip(input: ByteStream): AsyncGenerator<Uint8Array, void, void> {
+    const { gunzip } = await import('./zlib.js')
+    yield* gunzip(input)
   }
 }

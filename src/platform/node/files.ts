@@ -2,7 +2,7 @@ import fs from 'node:fs'
 import { tmpdir } from 'node:os'
 import { resolve } from 'node:path'
 import { type ErrnoName, errnoError, ioError } from '../../errors/index.js'
-import type { FileOpenOptions, FileStat, HostFile, HostFiles } from '../../host/index.js'
+import type { FileOpenOptions, FileStat, FolderEntry, HostFile, HostFiles } from '../../host/index.js'
 import { fromNode } from './errors.js'
 import { type IoPolicy, NodeFile } from './file.js'
 import { describe, publishedDeviceSize } from './file-stat.js'
@@ -53,6 +53,28 @@ export class NodeFiles implements HostFiles {
       fs.closeSync(fd)
       throw error
     }
+  }
+
+  list(path: string): readonly FolderEntry[] {
+    const names = ['.', '..']
+    const folder = attempt(() => fs.opendirSync(path))
+    try {
+      for (let entry = folder.readSync(); entry !== null; entry = folder.readSync()) {
+        names.push(entry.name)
+      }
+    } finally {
+      folder.closeSync()
+    }
+    return names.flatMap((name) => {
+      try {
+        const stat = fs.statSync(`${path}/${name}`)
+        const kind = stat.isDirectory() ? 'directory' : stat.isFile() ? 'regular' : 'other'
+        const times = { modified: stat.mtimeMs, changed: stat.ctimeMs, accessed: stat.atimeMs }
+        return [{ name, kind, size: stat.size, ...times } satisfies FolderEntry]
+      } catch {
+        return []
+      }
+    })
   }
 
   stat(path: string): FileStat | undefined {

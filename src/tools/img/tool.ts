@@ -226,7 +226,8 @@ export class ImgTool {
     const { imageOpts, format, forceShare } = image
     const share = forceShare === true ? { forceShare } : {}
     if (imageOpts !== true) {
-      return { filename: name, ...(format === undefined ? {} : { format }), ...share }
+      const filename = this.context.extras === true && format === undefined ? readThrough(name) : name
+      return { filename, ...(format === undefined ? {} : { format }), ...share }
     }
     if (format !== undefined) {
       throw blockError('EINVAL', '--image-opts and --format are mutually exclusive')
@@ -245,6 +246,12 @@ export class ImgTool {
     }
     return strerror(error.code)
   }
+}
+
+/** A plain name with the suffix of a compressed file, as the name of what the file holds. */
+function readThrough(name: string): string {
+  const isCompressed = /\.(gz|xz|bz2|zst)$/i.test(name) && !/^[^/:]*:/.test(name)
+  return isCompressed ? `compressed:${name}` : name
 }
 
 /** The options that say how an image is named and opened. */

@@ -1,5 +1,11 @@
 import { jsonPretty, sizeText } from '../../../bytes/index.js'
-import { collectImageInfo, type ImageInfo } from '../../../image/index.js'
+import {
+  collectImageInfo,
+  type DiskContents,
+  type FileSystem,
+  type ImageInfo,
+  imageContents,
+} from '../../../image/index.js'
 import { treeLines } from '../../tree-lines.js'
 import { imageOptions } from '../image-options.js'
 import { snapshotTable } from '../snapshot-table.js'
@@ -10,6 +16,7 @@ export const info: ImgCommand = {
   async run(argv: readonly string[], tool: ImgTool) {
     let output: string | undefined
     let backingChain = false
+    let contents = false
     let image: ImageArguments = {}
     const operands = await tool.readOptions(argv, {
       short: ':f:hU',
@@ -20,6 +27,7 @@ export const info: ImgCommand = {
         valued('object'),
         flag('image-opts'),
         flag('force-share', 'U'),
+        ...(tool.context.extras === true ? [flag('contents')] : []),
       ],
       option: (parsed) => {
         image = imageOptions(image, parsed)
@@ -27,6 +35,8 @@ export const info: ImgCommand = {
           output = parsed.argument
         } else if (parsed.option === 'backing-chain') {
           backingChain = true
+        } else if (parsed.option === 'contents') {
+          contents = true
         }
       },
     })
@@ -36,7 +46,12 @@ export const info: ImgCommand = {
     }
     const json = tool.isJson(output)
     const layer = await tool.layer()
-    const chain = await collectImageInfo(layer, tool.imageSpec(filename, image), { backingChain })
+    const spec = tool.imageSpec(filename, image)
+    const chain = await collectImageInfo(layer, spec, { backingChain })
+    if (contents) {
+      showContents(tool, chain, await imageContents(layer, spec), json, backingChain)
+      return 0
+    }
     if (json) {
       tool.print(jsonPretty(backingChain ? chain : chain[0]))
     } else {
@@ -44,6 +59,54 @@ export const info: ImgCommand = {
     }
     return 0
   },
+}
+
+/** The description of the first image goes on with what stands on it. */
+function showContents(
+  tool: ImgTool,
+  [first, ...rest]: readonly ImageInfo[],
+  contents: DiskContents,
+  json: boolean,
+  isChain: boolean,
+): void {
+  if (first === undefined) {
+    return
+  }
+  if (json) {
+    const described = { ...first, contents }
+    tool.print(jsonPretty(isChain ? [described, ...rest] : described))
+    return
+  }
+  const images = [[...infoLines(first), ...contentsLines(contents)], ...rest.map(infoLines)]
+  tool.print(images.map((lines) => lines.join('\n')).join('\n\n'))
+}
+
+function fileSystemText({ type, label }: FileSystem): string {
+  return label === undefined ? type : `${type} "${label}"`
+}
+
+function contentsLines(contents: DiskContents): string[] {
+  const { partitions = [], 'partition-table': table, 'file-system': whole } = contents
+  if (table === undefined) {
+    return [`contents: ${whole === undefined ? 'unknown' : fileSystemText(whole)}`]
+  }
+  const rows = partitions.map((one) => [
+    String(one.number),
+    sizeText(one.start),
+    sizeText(one.size),
+    one.type,
+    one['file-system'] === undefined ? '' : fileSystemText(one['file-system']),
+    [one.name ?? '', one.bootable === true ? '(bootable)' : ''].join(' ').trim(),
+  ])
+  rows.unshift(['No', 'Start', 'Size', 'Type', 'File system', 'Name'])
+  const widths = [0, 1, 2, 3, 4].map((column) => Math.max(...rows.map((row) => (row[column] ?? '').length)))
+  const lines = rows.map((row) =>
+    row
+      .map((cell, i) => cell.padEnd(widths[i] ?? 0))
+      .join('  ')
+      .trimEnd(),
+  )
+  return [`contents: ${table.toUpperCase()} partition table`, ...lines.map((line) => `    ${line}`)]
 }
 
 function infoLines(image: ImageInfo): string[] {

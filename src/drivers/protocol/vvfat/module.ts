@@ -1,0 +1,31 @@
+import { blockError } from '../../../errors/index.js'
+import { applyAutoReadOnly, type OpenContext } from '../../../graph/index.js'
+import { takeOptions } from '../../../options/index.js'
+import { buildDisk } from './build.js'
+import { chooseGeometry } from './geometry.js'
+import { vvfatOptions } from './options.js'
+import { VvfatState } from './state.js'
+
+export function open(context: OpenContext): VvfatState {
+  const { host, node } = context
+  const given = takeOptions(context.options, vvfatOptions)
+  if (given.dir === undefined) {
+    throw blockError('EINVAL', "vvfat block driver requires a 'dir' option")
+  }
+  const label = given.label ?? 'QEMU VVFAT'
+  if (new TextEncoder().encode(label).length > 11) {
+    throw blockError('EINVAL', 'vvfat label cannot be longer than 11 bytes')
+  }
+  const geometry = chooseGeometry(given['fat-type'] ?? 0, given.floppy ?? false)
+  if (geometry.fatType === 32) {
+    host.warn('warning: FAT32 has not been tested. You are welcome to do so!')
+  }
+  if (given.rw === true) {
+    if (!node.flags.write) {
+      throw blockError('EPERM', "Unable to set VVFAT to 'rw' when drive is read-only")
+    }
+    throw blockError('ENOTSUP', "Writing to a folder through vvfat ('rw') is not supported")
+  }
+  applyAutoReadOnly(context)
+  return new VvfatState(node, host.files, buildDisk(host, given.dir, label, geometry))
+}
