@@ -98,7 +98,8 @@ export class SectorScanner {
   #isDataThroughout(first: number, count: number, min: number): boolean {
     const w = this.#words
     const last = first + count - 1
-    for (let at = first; at < last; at += min) {
+    const stride = Math.max(1, min)
+    for (let at = first; at < last; at += stride) {
       if (or4(w, at * sectorWords) === 0) {
         return false
       }
