@@ -13,6 +13,7 @@ import { qcow2 } from './drivers/format/qcow2/index.js'
 import { raw } from './drivers/format/raw/index.js'
 import { file } from './drivers/protocol/file/index.js'
 import { hostDevice } from './drivers/protocol/host_device/index.js'
+import { nbd, nbdTcp, nbdUnix } from './drivers/protocol/nbd/index.js'
 import { nullAio, nullCo } from './drivers/protocol/null/index.js'
 import type { BlockDriver } from './graph/index.js'
 
@@ -34,6 +35,9 @@ export const allDrivers: readonly BlockDriver[] = [
   quorum,
   raw,
   qcow2,
+  nbd,
+  nbdTcp,
+  nbdUnix,
   nullCo,
   nullAio,
   file,

@@ -1,4 +1,6 @@
 /** The NBD protocol: its numbers, and both sides of handshake and transmission. No sockets of its own. */
+export { ClientConnection } from './client-connection.js'
+export * from './client-handshake.js'
 export { IoBufferPool } from './io-buffers.js'
 export * from './protocol.js'
 export * from './served-export.js'

@@ -8,7 +8,7 @@ export const initMagic = [0x4e42444d, 0x41474943] as const
 /** Second: `IHAVEOPT`, also in front of each option of the client. */
 export const optsMagic = [0x49484156, 0x454f5054] as const
 /** In its place in the oldstyle handshake. */
-export const oldstyleMagic = [0x00420281, 0x861253] as const
+export const oldstyleMagic = [0x00004202, 0x81861253] as const
 /** In front of each reply to an option. */
 export const optReplyMagic = [0x0003e889, 0x045565a9] as const
 

@@ -1,11 +1,13 @@
 import { blockError, isBlockError, prefixed } from '../../errors/index.js'
 import { NbdExport, NbdServer } from '../../exports/index.js'
+import { findTlsCredentials } from '../../formatkit/tls/index.js'
 import { Backend, type BlockLayer, type BlockNode } from '../../graph/index.js'
-import type { SocketAddress } from '../../host/index.js'
+import type { SocketAddress, TlsSession } from '../../host/index.js'
 import { showSnapshot } from '../../image/index.js'
-import { defaultPort } from '../../nbd/index.js'
+import { defaultPort, listExports } from '../../nbd/index.js'
 import { OptionDict, parseImageOptions } from '../../options/index.js'
 import { type ToolContext, ToolExit } from '../context.js'
+import { listText } from './list.js'
 import {
   checkInheritedSockets,
   checkSettings,
@@ -78,10 +80,40 @@ async function dispatch(
   checkSettings(settings, output)
   checkInheritedSockets(settings, context.server?.inheritedSockets ?? 0)
   checkTlsSettings(settings)
+  const tls = tlsSession(settings, layer)
+  if (settings.list) {
+    const { sockets } = layer.host
+    if (sockets === undefined) {
+      throw blockError('ENOTSUP', 'Sockets are not available here')
+    }
+    const socket = await sockets.connect(addressOf(settings, 0), { signal: context.signal })
+    context.stdout(listText(await listExports(socket, tls)))
+    return 0
+  }
+  if (settings.device !== undefined || settings.disconnect) {
+    throw blockError('ENOTSUP', 'Kernel /dev/nbdN support not available')
+  }
   if (settings.fork && context.server !== undefined && !context.server.isForked) {
     return await context.server.fork()
   }
-  return await serve(settings, layer, context, stderr, hasPrinted)
+  return await serve(settings, tls, layer, context, stderr, hasPrinted)
+}
+
+/** The credentials of `--tls-creds`. @throws BlockError with QEMU's text */
+function tlsSession(settings: NbdSettings, layer: BlockLayer): TlsSession | undefined {
+  const { tlsCreds, tlsAuthz, tlsHostname, list, bind = '0.0.0.0' } = settings
+  if (tlsCreds === undefined) {
+    return undefined
+  }
+  if (tlsAuthz !== undefined) {
+    throw blockError('ENOTSUP', '--tls-authz is not supported')
+  }
+  try {
+    const credentials = findTlsCredentials(layer, tlsCreds, list ? 'client' : 'server')
+    return credentials.session(list ? (tlsHostname ?? bind) : undefined)
+  } catch (error) {
+    throw prefixed(error, 'Failed to get TLS creds: ')
+  }
 }
 
 /** Where the command line has the server listen. @throws BlockError for a port that is none */
@@ -140,6 +172,7 @@ async function exportedNode(settings: NbdSettings, layer: BlockLayer, image: Blo
 
 async function serve(
   settings: NbdSettings,
+  tls: TlsSession | undefined,
   layer: BlockLayer,
   context: ToolContext,
   stderr: (text: string) => void,
@@ -158,6 +191,7 @@ async function serve(
   const server = new NbdServer({
     sockets,
     clock,
+    tls,
     maxConnections: shared,
     report: (text) => stderr(`${program}: ${text}\n`),
     onClientClosed: (negotiated) => {

@@ -9,7 +9,7 @@ import { finish, ourTool, Served } from './servers.js'
 // blockgraph-nbd as a process, used by the clients of QEMU, libnbd and fio, and beside qemu-nbd.
 
 const root = fileURLToPath(new URL('../../..', import.meta.url))
-const folder = mkdtempSync(join(tmpdir(), 'blockgraph-nbd-'))
+const folder = mkdtempSync(join(tmpdir(), 'nbd-server-'))
 const socket = join(folder, 's')
 const uri = `nbd+unix:///?socket=${socket}`
 const MiB = 1 << 20
