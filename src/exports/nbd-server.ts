@@ -229,7 +229,14 @@ class Connection {
             this.stop(blockError('ETIMEDOUT', 'client took too long to negotiate'))
           })
         : undefined
-    const negotiation = await this.#handshake.run().finally(() => cancel?.())
+    let negotiation: Awaited<ReturnType<ServerHandshake['run']>>
+    try {
+      negotiation = await this.#handshake.run()
+    } catch (error) {
+      throw prefixed(error, 'option negotiation failed: ')
+    } finally {
+      cancel?.()
+    }
     if (negotiation === undefined) {
       return
     }

@@ -12,6 +12,7 @@ import { startTls } from './tls.js'
 /** What Node keeps behind a socket; there is no public way to stop its reading at once, or to its descriptor. */
 export interface StreamHandle {
   readonly fd: number
+  reading?: boolean
   readStart(): number
   readStop(): number
 }
@@ -239,6 +240,9 @@ export class RawSocket implements HostSocket {
       throw ioError('EIO')
     }
     this.#leaveLoop()
+    this.#handle.readStop()
+    // Node keeps account of that itself, and would not start again.
+    this.#handle.reading = false
     this.#destroyed = true
     this.onReadable = undefined
     for (const event of ['data', 'end', 'error', 'close'] as const) {

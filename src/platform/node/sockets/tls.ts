@@ -45,6 +45,17 @@ export function startTls(stream: Duplex, session: TlsSession): Promise<tls.TLSSo
       reject(blockError('EIO', text, error === undefined ? undefined : { cause: error }))
     }
     let secure: tls.TLSSocket | undefined
+    const failed = (error: unknown): void => fail(`TLS handshake failed: ${reasonOf(error)}`, error)
+    const closed = (): void => {
+      fail('TLS handshake failed: The TLS connection was non-properly terminated.')
+    }
+    const succeed = (): void => {
+      const connected = secure as tls.TLSSocket
+      connected.off('error', failed)
+      connected.off('end', closed)
+      connected.off('close', closed)
+      resolve(connected)
+    }
     try {
       const context = tls.createSecureContext(secureOptions(session))
       if (session.side === 'server') {
@@ -63,7 +74,7 @@ export function startTls(stream: Duplex, session: TlsSession): Promise<tls.TLSSo
             fail(`The certificate is not trusted: ${error.message}`, error)
             return
           }
-          resolve(secure as tls.TLSSocket)
+          succeed()
         })
       } else {
         secure = tls.connect({
@@ -77,12 +88,11 @@ export function startTls(stream: Duplex, session: TlsSession): Promise<tls.TLSSo
             ? {}
             : { pskCallback: () => ({ psk: psk.keyOf(psk.user) ?? Buffer.alloc(0), identity: psk.user }) }),
         } as tls.ConnectionOptions)
-        secure.once('secureConnect', () => resolve(secure as tls.TLSSocket))
+        secure.once('secureConnect', succeed)
       }
-      secure.on('error', (error) => fail(`TLS handshake failed: ${reasonOf(error)}`, error))
-      secure.once('close', () =>
-        fail('TLS handshake failed: The TLS connection was non-properly terminated.'),
-      )
+      secure.on('error', failed)
+      secure.once('end', closed)
+      secure.once('close', closed)
     } catch (error) {
       fail(`Cannot initialize TLS session: ${reasonOf(error)}`, error)
     }
