@@ -237,7 +237,7 @@ describe('hostile peers', () => {
         const start = polite ? [fromHex('00000003')] : []
         try {
           for (const bytes of [...start, ...messages]) {
-            socket.write(bytes, 0, bytes.length)
+            void socket.write(bytes, 0, bytes.length)
           }
         } catch (error) {
           // It has hung up.
@@ -286,7 +286,7 @@ describe('hostile peers', () => {
           const [ours, theirs] = MemorySocket.pair()
           const start = polite ? [greeting, structured, context, info] : [greeting]
           for (const bytes of [...start, ...messages]) {
-            theirs.write(bytes, 0, bytes.length)
+            void theirs.write(bytes, 0, bytes.length)
           }
           const talk = async (): Promise<void> => {
             const client = new ClientConnection(

@@ -12,8 +12,11 @@ const sleepNanoseconds = 100_000
 const coolAfter = 10
 /** Polls without sleeping are over much sooner. */
 const coolAfterBusy = 100
-/** How long a send waits for room in the kernel's buffer, nanoseconds. */
-const writableNanoseconds = 1_000_000
+/**
+ * How long sockets are polled without sleeping, milliseconds, when they were found ready soon after the
+ * last time: waking up costs as much. Only while that keeps being worth it.
+ */
+const spinMilliseconds = 0.06
 /** How long sockets are served before other events have their turn, milliseconds. */
 const turnMilliseconds = 2
 
@@ -33,15 +36,13 @@ export class HotLoop {
   #empty = 0
   readonly #zero = new Uint8Array(16)
   readonly #sleep: Uint8Array
-  readonly #patience: Uint8Array
-  readonly #single = new Uint8Array(pollBytes)
-  readonly #singleWords = new Int32Array(this.#single.buffer)
+  /** Whether sleeping was over so soon that polling on would have caught it. */
+  #spins = false
 
   constructor(libc: Libc, mayWait: boolean) {
     this.#libc = libc
     this.#mayWait = mayWait
     this.#sleep = timespec(sleepNanoseconds)
-    this.#patience = timespec(writableNanoseconds)
   }
 
   add(socket: RawSocket): void {
@@ -62,14 +63,9 @@ export class HotLoop {
     }
   }
 
-  /** Waits a little for room to send; false: there is none, or this program may not wait. */
-  waitWritable(fd: number): boolean {
-    if (!this.#mayWait) {
-      return false
-    }
-    this.#singleWords[0] = fd
-    this.#singleWords[1] = POLLOUT
-    return this.#libc.ppoll(this.#single, 1, this.#patience) > 0
+  /** A socket looks for other events. */
+  changed(): void {
+    this.#stale = true
   }
 
   readonly #turn = (): void => {
@@ -113,29 +109,41 @@ export class HotLoop {
       }
       for (let i = 0; i < count; i++) {
         this.#pollWords[2 * i] = (this.#sockets[i] as RawSocket).fd
-        this.#pollWords[2 * i + 1] = POLLIN
+        this.#pollWords[2 * i + 1] = (this.#sockets[i] as RawSocket).events
       }
     }
-    const timeout = this.#mayWait && !this.#isEngaged() ? this.#sleep : this.#zero
-    return this.#libc.ppoll(this.#polls, count, timeout)
+    if (!this.#mayWait || this.#isEngaged()) {
+      return this.#libc.ppoll(this.#polls, count, this.#zero)
+    }
+    if (this.#spins) {
+      const until = performance.now() + spinMilliseconds
+      do {
+        const ready = this.#libc.ppoll(this.#polls, count, this.#zero)
+        if (ready !== 0) {
+          return ready
+        }
+      } while (performance.now() < until)
+    }
+    const ready = this.#libc.ppoll(this.#polls, count, this.#sleep)
+    this.#spins = ready > 0
+    return ready
   }
 
   #serve(ready: number): void {
-    if (this.#sockets.length === 1) {
-      this.#sockets[0]?.ready()
+    const sockets = this.#sockets
+    if (sockets.length === 1) {
+      serveOne(sockets[0] as RawSocket, this.#pollWords[1] as number)
       return
     }
-    let left = ready
-    const served: RawSocket[] = []
-    for (let i = 0; left > 0 && i < this.#sockets.length; i++) {
-      // The upper half of the second word is what has happened.
-      if ((this.#pollWords[2 * i + 1] as number) >>> 16 !== 0) {
-        left--
-        served.push(this.#sockets[i] as RawSocket)
+    const served: [RawSocket, number][] = []
+    for (let i = 0; served.length < ready && i < sockets.length; i++) {
+      const word = this.#pollWords[2 * i + 1] as number
+      if (word >>> 16 !== 0) {
+        served.push([sockets[i] as RawSocket, word])
       }
     }
-    for (const socket of served) {
-      socket.ready()
+    for (const [socket, word] of served) {
+      serveOne(socket, word)
     }
   }
 
@@ -144,6 +152,19 @@ export class HotLoop {
     for (const socket of [...this.#sockets]) {
       socket.cool()
     }
+  }
+}
+
+/** @param word second word of a `struct pollfd`: what was looked for, and in the upper half what has happened */
+function serveOne(socket: RawSocket, word: number): void {
+  const happened = word >>> 16
+  const isReading = (word & POLLIN) !== 0
+  // Who only sends learns by failing that the other side has hung up.
+  if ((happened & POLLOUT) !== 0 || (happened !== 0 && !isReading)) {
+    socket.writable()
+  }
+  if (isReading && (happened & ~POLLOUT) !== 0) {
+    socket.ready()
   }
 }
 

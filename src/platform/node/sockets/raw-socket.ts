@@ -33,12 +33,22 @@ export function handleOf(socket: Socket): StreamHandle | undefined {
   return handle as StreamHandle
 }
 
+const POLLIN = 1
+const POLLOUT = 4
+const EPIPE = 32
+
 /** One iovec of a 64-bit system: address and length as 32-bit halves. */
 const iovec = new Uint8Array(16)
 const iovecWords = new Uint32Array(iovec.buffer)
 
-/** Milliseconds that a full send buffer is waited for before the event loop takes over; see HotLoop. */
-const sendPatience = 1
+/** Bytes that wait for room in the kernel's buffer. */
+interface Outgoing {
+  readonly buffer: Uint8Array
+  offset: number
+  bytes: number
+  resolve(): void
+  reject(error: unknown): void
+}
 
 /**
  * A socket whose bytes are moved by system calls of our own. As long as something arrives it is *hot*:
@@ -60,8 +70,11 @@ export class RawSocket implements HostSocket {
   #used = 0
   #ended = false
   #error: BlockError | undefined = undefined
+  /** What the hot loop sends when there is room. */
+  readonly #outgoing: Outgoing[] = []
   /** Sends that libuv has to finish, in order; nothing may overtake them. */
   #queued = 0
+  #inLoop = false
   #destroyed = false
   #paused = false
 
@@ -86,7 +99,11 @@ export class RawSocket implements HostSocket {
     })
     socket.on('close', () => {
       this.#ended = true
-      this.#leaveLoop()
+      this.#hot = false
+      for (const { reject } of this.#outgoing.splice(0)) {
+        reject(ioError('EPIPE'))
+      }
+      this.#updateLoop()
       this.ready()
     })
   }
@@ -101,7 +118,7 @@ export class RawSocket implements HostSocket {
     }
     this.#paused = paused
     if (paused) {
-      this.#leaveLoop()
+      this.#notHot()
       this.#handle.readStop()
     } else if (!this.#ended) {
       this.#becomeHot()
@@ -112,23 +129,72 @@ export class RawSocket implements HostSocket {
     if (!this.#hot && !this.#destroyed && !this.#paused) {
       this.#hot = true
       this.#handle.readStop()
-      this.#loop.add(this)
+      this.#updateLoop()
     }
   }
 
-  #leaveLoop(): void {
+  /** @internal What the loop looks for. */
+  get events(): number {
+    return (this.#hot ? POLLIN : 0) | (this.#outgoing.length > 0 ? POLLOUT : 0)
+  }
+
+  /** The loop has this socket as long as there is something to look for. */
+  #updateLoop(): void {
+    const wanted = this.events !== 0 && !this.#destroyed
+    if (wanted !== this.#inLoop) {
+      this.#inLoop = wanted
+      if (wanted) {
+        this.#loop.add(this)
+      } else {
+        this.#loop.remove(this)
+      }
+    } else if (wanted) {
+      this.#loop.changed()
+    }
+  }
+
+  /** Nothing is to be received by system calls any more. */
+  #notHot(): void {
     if (this.#hot) {
       this.#hot = false
-      this.#loop.remove(this)
+      this.#updateLoop()
     }
   }
 
-  /** @internal Nothing has arrived for a while: libuv watches from now on. */
+  /** @internal Nothing has happened for a while: libuv watches from now on. */
   cool(): void {
-    this.#leaveLoop()
-    if (!this.#destroyed && !this.#ended) {
+    const wasHot = this.#hot
+    this.#hot = false
+    for (const { buffer, offset, bytes, resolve, reject } of this.#outgoing.splice(0)) {
+      this.#writeRest(buffer, offset, bytes).then(resolve, reject)
+    }
+    this.#updateLoop()
+    if (wasHot && !this.#destroyed && !this.#ended) {
       this.#handle.readStart()
     }
+  }
+
+  /** @internal There is room to send. */
+  writable(): void {
+    for (let [first] = this.#outgoing; first !== undefined; [first] = this.#outgoing) {
+      let put: number
+      try {
+        put = this.#send(first.buffer, first.offset, first.bytes)
+      } catch (error) {
+        for (const { reject } of this.#outgoing.splice(0)) {
+          reject(error)
+        }
+        break
+      }
+      first.offset += put
+      first.bytes -= put
+      if (first.bytes > 0) {
+        return
+      }
+      this.#outgoing.shift()
+      first.resolve()
+    }
+    this.#updateLoop()
   }
 
   /** @internal Something has arrived. */
@@ -166,14 +232,14 @@ export class RawSocket implements HostSocket {
     }
     if (got === 0) {
       this.#ended = true
-      this.#leaveLoop()
+      this.#notHot()
       return 0
     }
     if (got === -Errno.EAGAIN || got === -Errno.EINTR) {
       return undefined
     }
     this.#error = fromErrno(-got)
-    this.#leaveLoop()
+    this.#notHot()
     throw this.#error
   }
 
@@ -195,30 +261,38 @@ export class RawSocket implements HostSocket {
     if (this.#destroyed) {
       throw ioError('EPIPE')
     }
+    if (this.#queued > 0) {
+      return this.#writeRest(buffer, offset, bytes)
+    }
+    const done = this.#outgoing.length > 0 ? 0 : this.#send(buffer, offset, bytes)
+    if (done === bytes) {
+      return undefined
+    }
+    return new Promise((resolve, reject) => {
+      this.#outgoing.push({ buffer, offset: offset + done, bytes: bytes - done, resolve, reject })
+      this.#updateLoop()
+    })
+  }
+
+  /** Sends as much as there is room for; returns how much. */
+  #send(buffer: Uint8Array, offset: number, bytes: number): number {
     let done = 0
-    let patience = sendPatience
-    while (this.#queued === 0 && done < bytes) {
+    while (done < bytes) {
       this.#fillIovec(buffer, offset + done, bytes - done)
       const put = this.#libc.writev(this.fd, iovec, 1)
       if (put >= 0) {
         done += put
       } else if (put === -Errno.EAGAIN) {
-        if (patience === 0 || !this.#loop.waitWritable(this.fd)) {
-          break
-        }
-        patience--
+        break
       } else if (put !== -Errno.EINTR) {
-        this.#error = put === -32 ? ioError('EPIPE') : fromErrno(-put)
+        this.#error = put === -EPIPE ? ioError('EPIPE') : fromErrno(-put)
         throw this.#error
       }
-      if (put > 0) {
-        patience = sendPatience
-      }
     }
-    return done === bytes ? undefined : this.#writeRest(buffer, offset + done, bytes - done)
+    return done
   }
 
-  /** The kernel's buffer is full: libuv waits for room. */
+  /** libuv waits for room. */
   #writeRest(buffer: Uint8Array, offset: number, bytes: number): Promise<void> {
     this.#queued++
     return new Promise((resolve, reject) => {
@@ -239,7 +313,10 @@ export class RawSocket implements HostSocket {
       this.destroy()
       throw ioError('EIO')
     }
-    this.#leaveLoop()
+    if (this.#outgoing.length > 0) {
+      throw new Error('TLS may not start while something is being sent')
+    }
+    this.#notHot()
     this.#handle.readStop()
     // Node keeps account of that itself, and would not start again.
     this.#handle.reading = false
@@ -252,13 +329,21 @@ export class RawSocket implements HostSocket {
   }
 
   end(): void {
+    for (const { buffer, offset, bytes, resolve, reject } of this.#outgoing.splice(0)) {
+      this.#writeRest(buffer, offset, bytes).then(resolve, reject)
+    }
+    this.#updateLoop()
     this.#socket.end()
   }
 
   destroy(): void {
     if (!this.#destroyed) {
       this.#destroyed = true
-      this.#leaveLoop()
+      this.#hot = false
+      for (const { reject } of this.#outgoing.splice(0)) {
+        reject(ioError('EPIPE'))
+      }
+      this.#updateLoop()
       this.#socket.destroy()
     }
   }
