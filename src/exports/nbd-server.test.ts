@@ -184,6 +184,60 @@ describe('the server', () => {
   })
 })
 
+describe('extended headers', () => {
+  test('carry 64-bit lengths in requests, replies and extents', async () => {
+    const set = await setUp()
+    const socket = set.connect()
+    const input: number[] = []
+    socket.onReadable = () => {
+      const buffer = new Uint8Array(65536)
+      for (let got = socket.read(buffer, 0, 65536); got !== undefined && got > 0; ) {
+        input.push(...buffer.subarray(0, got))
+        got = socket.read(buffer, 0, 65536)
+      }
+    }
+    const send = (text: string): void => {
+      const bytes = fromHex(text)
+      void socket.write(bytes, 0, bytes.length)
+    }
+    const answer = async (): Promise<string> => {
+      await settle()
+      return Buffer.from(input.splice(0)).toString('hex')
+    }
+    const opts = '49484156454f5054'
+    const reply = '0003e889045565a9'
+    send('00000003')
+    expect(await answer()).toBe('4e42444d4147494349484156454f50540003')
+    send(`${opts}${hex32(11)}${hex32(0)}`)
+    expect(await answer()).toBe(`${reply}${hex32(11)}${hex32(1)}${hex32(0)}`)
+    // Structured replies are part of it already.
+    send(`${opts}${hex32(8)}${hex32(0)}`)
+    expect(await answer()).toContain(`${reply}${hex32(8)}8000000a`)
+    const context = Buffer.from('base:allocation').toString('hex')
+    send(`${opts}${hex32(10)}${hex32(28)}${hex32(1)}61${hex32(1)}${hex32(15)}${context}`)
+    expect(await answer()).toBe(
+      `${reply}${hex32(10)}${hex32(4)}${hex32(19)}${hex32(0)}${context}${reply}${hex32(10)}${hex32(1)}${hex32(0)}`,
+    )
+    send(`${opts}${hex32(7)}${hex32(7)}${hex32(1)}610000`)
+    expect(await answer()).toContain(`${reply}${hex32(7)}${hex32(1)}${hex32(0)}`)
+    const request = (type: number, offset: number, bytes: number): string =>
+      `21e41c710000${hex32(type).slice(4)}0011223344556677${hex64(offset)}${hex64(bytes)}`
+    const head = (type: string, offset: number, bytes: number): string =>
+      `6e8a278c0001${type}0011223344556677${hex64(offset)}${hex64(bytes)}`
+    send(request(Cmd.read, 256, 4))
+    expect(await answer()).toBe(`${head('0001', 256, 12)}${hex64(256)}01080f16`)
+    send(request(Cmd.flush, 0, 0))
+    expect(await answer()).toBe(head('0000', 0, 0))
+    send(request(Cmd.blockStatus, 0, MiB))
+    expect(await answer()).toBe(`${head('0006', 0, 24)}${hex32(0)}${hex32(1)}${hex64(MiB)}${hex64(0)}`)
+    send(request(Cmd.writeZeroes, 0, 2 ** 40))
+    expect(await answer()).toContain('6e8a278c00018001')
+    socket.destroy()
+    await settle()
+    await set.tearDown()
+  })
+})
+
 /** Bytes that look like a client up to a point. */
 const hostileBytes = fc.array(
   fc.oneof(
@@ -220,6 +274,10 @@ const hostileBytes = fc.array(
 
 function hex32(value: number): string {
   return value.toString(16).padStart(8, '0')
+}
+
+function hex64(value: number): string {
+  return value.toString(16).padStart(16, '0')
 }
 
 function fromHex(text: string, more: Uint8Array = new Uint8Array(0)): Uint8Array {

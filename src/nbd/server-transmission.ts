@@ -24,7 +24,7 @@ const maxRequests = 16
 /** Bytes of their data together; one request alone may have more. */
 const maxRequestBytes = 64 << 20
 /** Replies that a client does not take, bytes: no more requests of his are looked at meanwhile. */
-const maxPendingBytes = 1 << 20
+const maxPendingBytes = 256 * 1024
 /** Payloads up to this are received along with other requests; longer ones into a buffer of their own. Bytes. */
 const inlinePayloadBytes = 64 * 1024
 /** Reads up to this put their data straight into the batch of replies, bytes. */

@@ -115,7 +115,7 @@ export class HotLoop {
     if (!this.#mayWait || this.#isEngaged()) {
       return this.#libc.ppoll(this.#polls, count, this.#zero)
     }
-    if (this.#spins) {
+    if (this.#spins && count === 1) {
       const until = performance.now() + spinMilliseconds
       do {
         const ready = this.#libc.ppoll(this.#polls, count, this.#zero)
