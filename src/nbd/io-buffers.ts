@@ -19,6 +19,8 @@ export class IoBuffer {
 /** Buffers of one size that the connections of a server share: one that is idle has none. */
 export class IoBufferPool {
   readonly #free: IoBuffer[] = []
+  /** Bytes of requests in flight, and of replies that are not sent, of all connections. */
+  busyBytes = 0
 
   /** A buffer of at least `bytes`; its contents are anything. */
   take(bytes: number): IoBuffer {

@@ -131,8 +131,10 @@ export class ReplyWriter {
     }
     buffer.users++
     this.pendingBytes += bytes
+    this.#pool.busyBytes += bytes
     const done = (): void => {
       this.pendingBytes -= bytes
+      this.#pool.busyBytes -= bytes
       this.#pool.drop(buffer)
     }
     wait.then(

@@ -22,7 +22,9 @@ import { wireError } from './wire-errors.js'
 /** Requests of one client that are carried out at the same time. */
 const maxRequests = 16
 /** Bytes of their data together; one request alone may have more. */
-const maxRequestBytes = 64 << 20
+const maxRequestBytes = 16 << 20
+/** Bytes of the requests and replies of all clients; one request of each is always carried out. */
+const maxSharedBytes = 96 << 20
 /** Replies that a client does not take, bytes: no more requests of his are looked at meanwhile. */
 const maxPendingBytes = 256 * 1024
 /** Payloads up to this are received along with other requests; longer ones into a buffer of their own. Bytes. */
@@ -162,7 +164,11 @@ export class ServerTransmission {
   }
 
   #mayTake(): boolean {
+    if (this.#inFlight === 0 && this.#replies.pendingBytes === 0) {
+      return true
+    }
     return (
+      this.#pool.busyBytes < maxSharedBytes &&
       this.#inFlight < maxRequests &&
       this.#inFlightBytes < maxRequestBytes &&
       this.#replies.pendingBytes < maxPendingBytes
@@ -531,6 +537,7 @@ export class ServerTransmission {
     const later = new Request().assign(request)
     this.#inFlight++
     this.#inFlightBytes += dataBytes
+    this.#pool.busyBytes += dataBytes
     this.#socket.engaged = true
     wait
       .then(
@@ -542,6 +549,7 @@ export class ServerTransmission {
         release?.()
         this.#inFlight--
         this.#inFlightBytes -= dataBytes
+        this.#pool.busyBytes -= dataBytes
         this.#socket.engaged = this.#inFlight > 0
         if (!this.#running) {
           this.#replies.rest()

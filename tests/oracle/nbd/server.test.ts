@@ -1,5 +1,6 @@
-import { execFileSync, spawnSync } from 'node:child_process'
+import { execFileSync, spawn, spawnSync } from 'node:child_process'
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { type AddressInfo, connect, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -210,6 +211,54 @@ describe('the process', () => {
       ...theirs,
       stderr: theirs.stderr.replaceAll('qemu-nbd', 'blockgraph-nbd'),
     })
+  })
+
+  test('takes over a listening socket', async () => {
+    writeFileSync(join(folder, 'a.raw'), pattern(MiB))
+    const listener = createServer()
+    await new Promise<void>((resolve) => listener.listen(0, '127.0.0.1', resolve))
+    const { port } = listener.address() as AddressInfo
+    const { fd } = (listener as unknown as { _handle: { fd: number } })._handle
+    const shell = `LISTEN_PID=$$ LISTEN_FDS=1 exec ${ourTool} -f raw a.raw`
+    const child = spawn('sh', ['-c', shell], { cwd: folder, stdio: ['ignore', 'ignore', 'pipe', fd] })
+    const ended = new Promise((resolve) => child.once('exit', resolve))
+    // The socket goes on in the other process.
+    listener.close()
+    expect(await run('nbdinfo', '--size', `nbd://127.0.0.1:${port}`)).toBe(`${MiB}\n`)
+    expect(await ended).toBe(0)
+    for (const args of [['-k', socket], ['-b', 'x'], ['-p', '1'], ['-L']]) {
+      const results = await Promise.all(
+        [ourTool, 'qemu-nbd'].map((program) => {
+          const words = [program, ...args, ...(args[0] === '-L' ? [] : ['a.raw'])].join(' ')
+          return finish('sh', ['-c', `LISTEN_PID=$$ LISTEN_FDS=1 exec ${words} 3</dev/null`], folder)
+        }),
+      )
+      expect(results[0]?.stderr.replace('blockgraph-nbd', 'qemu-nbd')).toBe(results[1]?.stderr)
+    }
+  })
+
+  test('is not held up, nor filled, by a client that takes no replies', async () => {
+    writeFileSync(join(folder, 'a.raw'), pattern(4 * MiB))
+    await using served = await start(ourTool, '-t', '-e', '0', '-f', 'raw', 'a.raw')
+    const greedy = Array.from({ length: 8 }, () => {
+      const client = connect(socket)
+      // The old way: an export name, then two thousand reads of 4 MiB.
+      const hello = Buffer.from('0000000349484156454f50540000000100000000', 'hex')
+      const read = Buffer.from(`25609513${'0000'.repeat(10)}00400000`, 'hex')
+      client.on('error', () => undefined)
+      client.pause()
+      client.write(Buffer.concat([hello, ...Array.from({ length: 2000 }, () => read)]))
+      return client
+    })
+    await new Promise((resolve) => setTimeout(resolve, 500))
+    await run('nbdcopy', uri, 'to.raw')
+    expect(Buffer.compare(readFileSync(join(folder, 'to.raw')), pattern(4 * MiB))).toBe(0)
+    const status = readFileSync(`/proc/${served.child.pid}/status`, 'utf8')
+    expect(Number(/VmRSS:\s+(\d+)/.exec(status)?.[1])).toBeLessThan(256 * 1024)
+    for (const client of greedy) {
+      client.destroy()
+    }
+    await run('nbdinfo', '--size', uri)
   })
 
   const refused: readonly string[] = [
