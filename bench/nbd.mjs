@@ -107,7 +107,13 @@ for (const [name, [args, run]] of Object.entries(jobs)) {
     qemu.push(await served(programs.qemu, args, run))
   }
   const ratios = ours.map((value, i) => value / qemu[i])
-  results[name] = { ours: median(ours), qemu: median(qemu), ratio: median(ratios), ratios }
+  results[name] = {
+    ours: median(ours),
+    qemu: median(qemu),
+    ratio: median(ratios),
+    min: Math.min(...ratios),
+    max: Math.max(...ratios),
+  }
   const number = (value) => value.toFixed(value < 100 ? 2 : 0).padStart(9)
   console.log(
     `${name.padEnd(42)} ${number(median(ours))} ${number(median(qemu))}  ${median(ratios).toFixed(2)} (${Math.min(...ratios).toFixed(2)} - ${Math.max(...ratios).toFixed(2)})`,
