@@ -7,14 +7,22 @@ const layers = {
   host: ['errors', 'bytes', 'sched'],
   options: ['errors', 'bytes', 'sched'],
   io: ['errors', 'bytes', 'sched', 'host', 'options'],
+  nbd: ['errors', 'bytes', 'sched', 'host'],
   graph: ['errors', 'bytes', 'sched', 'host', 'options', 'io'],
   formatkit: ['errors', 'bytes', 'sched', 'host', 'options', 'io', 'graph'],
   hostfile: ['errors', 'bytes', 'sched', 'host', 'options', 'io', 'graph'],
-  drivers: ['errors', 'bytes', 'sched', 'host', 'options', 'io', 'graph', 'formatkit', 'hostfile'],
+  drivers: ['errors', 'bytes', 'sched', 'host', 'options', 'io', 'nbd', 'graph', 'formatkit', 'hostfile'],
   image: ['errors', 'bytes', 'sched', 'host', 'options', 'io', 'graph', 'formatkit'],
-  library: ['errors', 'bytes', 'sched', 'host', 'options', 'io', 'graph', 'formatkit', 'image'],
+  exports: ['errors', 'bytes', 'sched', 'host', 'options', 'io', 'nbd', 'graph', 'formatkit'],
+  library: [
+    ...['errors', 'bytes', 'sched', 'host', 'options', 'io', 'nbd', 'graph', 'formatkit', 'image'],
+    'exports',
+  ],
   testing: ['errors', 'bytes', 'sched', 'host', 'options', 'io', 'graph', 'formatkit'],
-  tools: ['errors', 'bytes', 'sched', 'host', 'options', 'io', 'graph', 'formatkit', 'image', 'library'],
+  tools: [
+    ...['errors', 'bytes', 'sched', 'host', 'options', 'io', 'nbd', 'graph', 'formatkit', 'image'],
+    ...['exports', 'library'],
+  ],
   platform: ['errors', 'bytes', 'sched', 'host'],
 }
 

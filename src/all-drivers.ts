@@ -19,6 +19,7 @@ import { vhdx } from './drivers/format/vhdx/index.js'
 import { vpc } from './drivers/format/vpc/index.js'
 import { file } from './drivers/protocol/file/index.js'
 import { hostDevice } from './drivers/protocol/host_device/index.js'
+import { nbd, nbdTcp, nbdUnix } from './drivers/protocol/nbd/index.js'
 import { nullAio, nullCo } from './drivers/protocol/null/index.js'
 import { vvfat } from './drivers/protocol/vvfat/index.js'
 import type { BlockDriver } from './graph/index.js'
@@ -48,6 +49,9 @@ export const allDrivers: readonly BlockDriver[] = [
   cloop,
   dmg,
   vvfat,
+  nbd,
+  nbdTcp,
+  nbdUnix,
   nullCo,
   nullAio,
   file,

@@ -18,7 +18,9 @@ import { createNodeHost } from './platform/node/index.js'
 
 export { allDrivers } from './all-drivers.js'
 export { BlockError, type ErrnoName, type ErrorPlace, isBlockError } from './errors/index.js'
+export { NbdExport, type NbdExportOptions, NbdServer, type NbdServerOptions } from './exports/index.js'
 export { addSecret, Secret } from './formatkit/crypto/index.js'
+export { addTlsCredentials, TlsCredentials } from './formatkit/tls/index.js'
 export {
   AioContext,
   allowImplicitFiles,

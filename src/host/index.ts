@@ -2,12 +2,14 @@
 export * from './ciphers.js'
 export * from './codecs.js'
 export * from './files.js'
+export * from './sockets.js'
 export * from './threads.js'
 
 import type { Clock } from '../sched/index.js'
 import type { HostCiphers } from './ciphers.js'
 import type { HostCodecs } from './codecs.js'
 import type { HostFiles } from './files.js'
+import type { HostSockets } from './sockets.js'
 import type { HostThreads } from './threads.js'
 
 /** A platform. `platform/node` implements it; others may follow. */
@@ -18,6 +20,8 @@ export interface Host {
   readonly ciphers?: HostCiphers | undefined
   /** Absent: everything runs on one thread. */
   readonly threads?: HostThreads
+  /** Absent: nothing reaches the network. */
+  readonly sockets?: HostSockets
   /** What limits and timeouts go by; absent: the platform's monotonic clock. */
   readonly clock?: Clock
   /** Decides the path rules: drive letters and backslashes count only on win32 (seed L94-163). */

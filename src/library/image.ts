@@ -109,6 +109,11 @@ export class Image {
     this.#readOnly = readOnly
   }
 
+  /** @internal */
+  get backend(): Backend {
+    return this.#backend
+  }
+
   /** Guest-visible bytes. */
   get size(): number {
     return this.#backend.length

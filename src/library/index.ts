@@ -1,4 +1,5 @@
 /** The public interface of the library. May import everything below it. */
 export * from './image.js'
 export * from './library.js'
+export * from './serve.js'
 export type { RangeOptions } from './streams.js'

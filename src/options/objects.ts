@@ -24,14 +24,29 @@ export interface ThrottleGroupSpec {
   readonly values: Readonly<Record<string, number>>
 }
 
+/** Objects of types `tls-creds-*`: what one side of TLS shows and believes. */
+export interface TlsCredentialsSpec {
+  readonly type: 'tls-creds-x509' | 'tls-creds-psk'
+  readonly id: string
+  readonly endpoint: 'client' | 'server'
+  /** Folder with the files. */
+  readonly dir?: string
+  readonly verifyPeer: boolean
+  /** x509: the secret that the private key is encrypted with. */
+  readonly passwordId?: string
+  /** psk: who a client says he is. */
+  readonly username?: string
+}
+
 /** What the text of `--object` asks for: an object, or a list of what there is. */
 export type ObjectRequest =
   | { readonly kind: 'secret'; readonly secret: SecretSpec }
   | { readonly kind: 'throttle-group'; readonly throttleGroup: ThrottleGroupSpec }
+  | { readonly kind: 'tls-creds'; readonly credentials: TlsCredentialsSpec }
   | { readonly kind: 'help'; readonly lines: readonly string[] }
 
 /** Types of objects that this package has. */
-const ownTypes = ['secret', 'throttle-group']
+const ownTypes = ['secret', 'throttle-group', 'tls-creds-psk', 'tls-creds-x509']
 
 /** QEMU's other object types, which this package has no use for. */
 const otherTypes = [
@@ -72,8 +87,6 @@ const otherTypes = [
   'thread-context',
   's390-pv-guest',
   'tls-creds-anon',
-  'tls-creds-psk',
-  'tls-creds-x509',
   'tls-cipher-suites',
   'x-remote-object',
   'x-vfio-user-server',
@@ -114,8 +127,21 @@ const throttleGroupHelp = [
   ]),
 ]
 
+const tlsHelp = ['  dir=<string>', '  endpoint=<QCryptoTLSCredsEndpoint>', '  priority=<string>']
+
 function objectHelp(type: unknown): readonly string[] {
   switch (type) {
+    case 'tls-creds-psk':
+      return ['tls-creds-psk options:', ...tlsHelp, '  username=<string>', '  verify-peer=<bool>']
+    case 'tls-creds-x509':
+      return [
+        'tls-creds-x509 options:',
+        ...tlsHelp.slice(0, 2),
+        '  passwordid=<string>',
+        ...tlsHelp.slice(2),
+        '  sanity-check=<bool>',
+        '  verify-peer=<bool>',
+      ]
     case 'secret':
       return secretHelp
     case 'throttle-group':
@@ -167,6 +193,9 @@ class ObjectReader {
         return { kind: 'secret', secret: this.#secret(id) }
       case 'throttle-group':
         return { kind: 'throttle-group', throttleGroup: this.#throttleGroup(id) }
+      case 'tls-creds-psk':
+      case 'tls-creds-x509':
+        return { kind: 'tls-creds', credentials: this.#tlsCredentials(type, id) }
       default:
         throw blockError('EINVAL', `invalid object type: ${type}`)
     }
@@ -193,6 +222,42 @@ class ObjectReader {
       ...(file === undefined ? {} : { file }),
       ...(keyId === undefined ? {} : { keyId }),
       ...(iv === undefined ? {} : { iv }),
+    }
+  }
+
+  #tlsCredentials(type: TlsCredentialsSpec['type'], id: string): TlsCredentialsSpec {
+    const verifyPeer = this.#flag('verify-peer') ?? true
+    const dir = this.#optional('dir')
+    const endpoint = this.#optional('endpoint') ?? 'client'
+    if (endpoint !== 'client' && endpoint !== 'server') {
+      throw blockError('EINVAL', `Parameter 'endpoint' does not accept value '${endpoint}'`)
+    }
+    const priority = this.#optional('priority')
+    const hasLoaded = this.#boolean('loaded')
+    let passwordId: string | undefined
+    let username: string | undefined
+    if (type === 'tls-creds-x509') {
+      // Certificates are looked at when they are used.
+      this.#flag('sanity-check')
+      passwordId = this.#optional('passwordid')
+    } else {
+      username = this.#optional('username')
+    }
+    this.#finish(id)
+    if (hasLoaded) {
+      throw blockError('EINVAL', `Property '${type}.loaded' is not writable`)
+    }
+    if (priority !== undefined) {
+      throw blockError('ENOTSUP', `Property '${type}.priority' is not supported`)
+    }
+    return {
+      type,
+      id,
+      endpoint,
+      verifyPeer,
+      ...(dir === undefined ? {} : { dir }),
+      ...(passwordId === undefined ? {} : { passwordId }),
+      ...(username === undefined ? {} : { username }),
     }
   }
 
@@ -290,15 +355,20 @@ class ObjectReader {
 
   /** Whether a boolean member is there. */
   #boolean(key: string): boolean {
+    return this.#flag(key) !== undefined
+  }
+
+  /** The value of a boolean member, if it is there. */
+  #flag(key: string): boolean | undefined {
     const member = this.#member(key)
     if (member === undefined) {
-      return false
+      return undefined
     }
     const isWord = typeof member === 'string' && /^(?:on|off|yes|no|true|false|y|n)$/.test(member)
     if (typeof member === 'boolean' ? !this.#isJson : !isWord) {
       throw blockError('EINVAL', `Parameter '${key}' expects 'on' or 'off'`)
     }
-    return true
+    return member === true || (isWord && /^(?:on|yes|true|y)$/.test(member))
   }
 
   #optional(key: string): string | undefined {

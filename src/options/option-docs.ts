@@ -48,7 +48,10 @@ export function driverOptionDocs(drivers: readonly DocumentedDriver[], generic: 
     ...table(generic),
   ]
   for (const kind of ['format', 'protocol', 'filter']) {
-    const ofKind = drivers.filter((driver) => driver.kind === kind)
+    // A driver with several prefixes of names is there several times.
+    const ofKind = [...new Map(drivers.map((driver) => [driver.name, driver])).values()].filter(
+      (driver) => driver.kind === kind,
+    )
     for (const driver of ofKind.sort((a, b) => (a.name < b.name ? -1 : 1))) {
       lines.push(`## ${driver.name} (${kind})`, '', '### Open', '', ...table(driver.options))
       if (driver.createOptions !== undefined) {

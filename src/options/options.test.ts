@@ -394,12 +394,20 @@ describe('--object', () => {
   }
 
   test('help', () => {
-    const { stdout } = qemu('info', '--object', 'secret,help')
-    const request = parseObject('secret,help')
-    expect(request.kind === 'help' && `${request.lines.join('\n')}\n`).toBe(stdout)
+    for (const type of ['secret', 'tls-creds-psk', 'tls-creds-x509']) {
+      const { stdout } = qemu('info', '--object', `${type},help`)
+      const request = parseObject(`${type},help`)
+      expect(request.kind === 'help' && `${request.lines.join('\n')}\n`).toBe(stdout)
+    }
     expect(parseObject('?')).toEqual({
       kind: 'help',
-      lines: ['List of user creatable objects:', '  secret', '  throttle-group'],
+      lines: [
+        'List of user creatable objects:',
+        '  secret',
+        '  throttle-group',
+        '  tls-creds-psk',
+        '  tls-creds-x509',
+      ],
     })
   })
 

@@ -1,5 +1,6 @@
 import type { BlockLayer } from '../graph/index.js'
 import type { ByteSink, ByteSource } from '../image/index.js'
+import type { ServerProcess } from './server-process.js'
 
 /** What a tool has of the process that it runs in. Tests give one of their own. */
 export interface ToolContext {
@@ -24,6 +25,8 @@ export interface ToolContext {
   readonly signal: AbortSignal
   /** Calls `handler` whenever the user asks how far it is (SIGUSR1), until the result is called. */
   onProgressRequest(handler: () => void): () => void
+  /** For programs that run as servers. */
+  readonly server?: ServerProcess
   /** Waits. */
   pause?(milliseconds: number): Promise<void>
   /** Raises a signal in this process, by its number; its usual effect takes place. */

@@ -3,6 +3,7 @@ import { createRequire } from 'node:module'
 import { basename } from 'node:path'
 import { BlockError, errnoName, strerror } from '../errors/index.js'
 import type { ToolContext } from './context.js'
+import type { ServerProcess } from './server-process.js'
 
 /** The tool's process: the only part of the tools that knows Node. */
 
@@ -139,8 +140,13 @@ async function* promptLines(prompt: string): AsyncGenerator<string, void, void> 
 }
 
 /** The context of this process. `program` is what messages call it; default: the name it was called by. */
-export function processContext(program: string | undefined, signal: AbortSignal): ToolContext {
+export function processContext(
+  program: string | undefined,
+  signal: AbortSignal,
+  server?: ServerProcess,
+): ToolContext {
   return {
+    ...(server === undefined ? {} : { server }),
     program: program ?? basename(process.argv[1] ?? 'blockgraph-img'),
     stdout: (text) => writeText(stdout, text),
     stderr: (text) => writeText(stderr, text),
@@ -187,6 +193,7 @@ export function processContext(program: string | undefined, signal: AbortSignal)
 export async function runProcess(
   tool: (argv: readonly string[], context: ToolContext) => Promise<number>,
   program?: string,
+  serverOf?: (endsBySignal: () => void) => ServerProcess,
 ): Promise<void> {
   const controller = new AbortController()
   let received: NodeJS.Signals | undefined
@@ -206,8 +213,12 @@ export async function runProcess(
   for (const signal of endSignals) {
     process.on(signal, onSignal)
   }
-  process.exitCode = await tool(process.argv.slice(2), processContext(program, controller.signal))
-  if (received !== undefined) {
+  let endsBySignal = false
+  const server = serverOf?.(() => {
+    endsBySignal = true
+  })
+  process.exitCode = await tool(process.argv.slice(2), processContext(program, controller.signal, server))
+  if (!endsBySignal && received !== undefined) {
     endBy(received)
     // The signal takes effect when the loop turns.
     await pause(1000)

@@ -6,19 +6,27 @@ type Tool = (argv: readonly string[], context: ToolContext) => Promise<number>
 /** The programs of the package by the name of their file in `bin/`. */
 const tools: Readonly<Record<string, () => Promise<Tool>>> = {
   blockgraph: async () => (await import('./umbrella.js')).runUmbrella,
+  'blockgraph-nbd': async () => (await import('./nbd/run.js')).run,
   'blockgraph-io': async () => (await import('./io/run.js')).run,
   'blockgraph-img': async () => (await import('./img/run.js')).run,
 }
 
 /** Runs the program `name` as this process. */
 export async function start(name: string): Promise<void> {
-  await runProcess(async (argv, context) => {
-    const tool = tools[name]
-    if (tool === undefined) {
-      throw new Error(`no tool is called ${name}`)
-    }
-    return await (await tool())(argv, context)
-  })
+  // Only a server needs to start other processes, and to end when it is told to.
+  const isServer = name === 'blockgraph-nbd' || (name === 'blockgraph' && process.argv[2] === 'nbd')
+  const serverOf = isServer ? (await import('./main-server.js')).serverProcess : undefined
+  await runProcess(
+    async (argv, context) => {
+      const tool = tools[name]
+      if (tool === undefined) {
+        throw new Error(`no tool is called ${name}`)
+      }
+      return await (await tool())(argv, context)
+    },
+    undefined,
+    serverOf,
+  )
 }
 
 /**

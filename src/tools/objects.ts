@@ -1,4 +1,5 @@
 import { addSecret } from '../formatkit/crypto/index.js'
+import { addTlsCredentials } from '../formatkit/tls/index.js'
 import type { BlockLayer } from '../graph/index.js'
 import { parseObject } from '../options/index.js'
 
@@ -15,6 +16,8 @@ export function addObject(layer: BlockLayer, text: string): readonly string[] | 
   }
   if (request.kind === 'secret') {
     addSecret(layer, request.secret)
+  } else if (request.kind === 'tls-creds') {
+    addTlsCredentials(layer, request.credentials)
   } else {
     layer.throttleGroups.add(request.throttleGroup.id, request.throttleGroup.values)
   }

@@ -3,12 +3,16 @@ import { run as runImg } from './img/run.js'
 
 /**
  * `blockgraph`: the commands of `qemu-img` at the top, and again below `img`; those of `qemu-io`
- * below `io`. At the top, images that stand compressed are read as what they hold.
+ * below `io`, and `qemu-nbd` as `nbd`. At the top, images that stand compressed are read as what they hold.
  */
 export async function runUmbrella(argv: readonly string[], context: ToolContext): Promise<number> {
   if (argv[0] === 'io') {
     const { run } = await import('./io/run.js')
     return await run(argv.slice(1), { ...context, program: `${context.program} io` })
+  }
+  if (argv[0] === 'nbd') {
+    const { run } = await import('./nbd/run.js')
+    return await run(argv.slice(1), { ...context, program: `${context.program} nbd` })
   }
   return argv[0] === 'img'
     ? await runImg(argv.slice(1), { ...context, program: `${context.program} img` })

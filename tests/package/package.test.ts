@@ -56,6 +56,8 @@ test('the installed tools do the main job, also under the name qemu-img', () => 
   expect(run(link, 'info', 'a.qcow2')).toBe(run('qemu-img', 'info', 'a.qcow2'))
   expect(() => run(link, 'info', 'gone')).toThrow("qemu-img: Could not open 'gone'")
   expect(() => run(tool, 'info', 'gone')).toThrow("blockgraph-img: Could not open 'gone'")
+  const nbd = join(project, 'node_modules/blockgraph/bin/blockgraph-nbd')
+  expect(run(nbd, '--version')).toContain('qemu-nbd')
   const io = join(project, 'node_modules/blockgraph/bin/blockgraph-io')
   expect(run(io, '-c', 'length', 'a.qcow2')).toBe(run('qemu-io', '-c', 'length', 'a.qcow2'))
   const umbrella = join(project, 'node_modules/blockgraph/bin/blockgraph')

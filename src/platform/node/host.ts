@@ -1,4 +1,4 @@
-import type { Host } from '../../host/index.js'
+import type { Host, HostSockets } from '../../host/index.js'
 import { nodeCiphers } from './ciphers.js'
 import { NodeCodecs } from './codecs.js'
 import type { IoPolicy } from './file.js'
@@ -35,6 +35,7 @@ export function createNodeHost(options: NodeHostOptions = {}): Host {
         return await new NodeThreads(options.threadScript).start(name)
       },
     },
+    sockets: lazySockets(options.io ?? 'auto'),
     pathStyle: process.platform === 'win32' ? 'win32' : 'posix',
     randomBytes,
     sameBytes: (a, aOffset, b, bOffset, bytes) =>
@@ -50,5 +51,19 @@ export function createNodeHost(options: NodeHostOptions = {}): Host {
     get pageSize() {
       return process.arch === 'arm64' ? (libc()?.pageSize ?? 4096) : 4096
     },
+  }
+}
+
+/** Few programs reach the network: node:net comes with the first socket. */
+function lazySockets(policy: IoPolicy): HostSockets {
+  let sockets: Promise<HostSockets> | undefined
+  const load = (): Promise<HostSockets> => {
+    sockets ??= import('./sockets/sockets.js').then(({ NodeSockets }) => new NodeSockets(policy))
+    return sockets
+  }
+  return {
+    listen: async (address, listenOptions, accept) =>
+      await (await load()).listen(address, listenOptions, accept),
+    connect: async (address, connectOptions) => await (await load()).connect(address, connectOptions),
   }
 }

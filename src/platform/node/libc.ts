@@ -7,6 +7,11 @@ import { createRequire } from 'node:module'
 export interface Libc {
   readonly pageSize: number
   preadv2(fd: number, iov: Uint8Array, count: number, offset: number, flags: number): number
+  /** One buffer given as an iovec; no offset, for sockets. */
+  readv(fd: number, iov: Uint8Array, count: number): number
+  writev(fd: number, iov: Uint8Array, count: number): number
+  /** `fds` holds `count` structures of 8 bytes; `timeout` is a timespec, null: for ever. */
+  ppoll(fds: Uint8Array, count: number, timeout: Uint8Array | null): number
   lseek(fd: number, offset: number, whence: number): number
   fallocate(fd: number, mode: number, offset: number, length: number): number
   /** As {@link Libc.fallocate}, on another thread. */
@@ -96,6 +101,9 @@ function bind(koffi: Koffi, library: Library): Libc {
     }
   }
   const preadv2 = lazy('int64 preadv2(int fd, void *iov, int count, int64 offset, int flags)')
+  const readv = lazy('int64 readv(int fd, void *iov, int count)')
+  const writev = lazy('int64 writev(int fd, void *iov, int count)')
+  const ppoll = lazy('int ppoll(void *fds, uint64 count, void *timeout, void *mask)')
   const lseek = lazy('int64 lseek(int fd, int64 offset, int whence)')
   const fallocate = lazy('int fallocate(int fd, int mode, int64 offset, int64 length)')
   const fcntl = lazy('int fcntl(int fd, int command, void *argument)')
@@ -149,6 +157,18 @@ function bind(koffi: Koffi, library: Library): Libc {
     preadv2: (fd, iov, count, offset, flags) => {
       const f = preadv2()
       return f === undefined ? -ENOSYS : outcome(f(fd, iov, count, offset, flags))
+    },
+    readv: (fd, iov, count) => {
+      const f = readv()
+      return f === undefined ? -ENOSYS : outcome(f(fd, iov, count))
+    },
+    writev: (fd, iov, count) => {
+      const f = writev()
+      return f === undefined ? -ENOSYS : outcome(f(fd, iov, count))
+    },
+    ppoll: (fds, count, timeout) => {
+      const f = ppoll()
+      return f === undefined ? -ENOSYS : outcome(f(fds, count, timeout, null))
     },
     lseek: (fd, offset, whence) => {
       const f = lseek()

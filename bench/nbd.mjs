@@ -1,0 +1,127 @@
+// Serves the same image with blockgraph-nbd and with qemu-nbd in alternation, over a Unix socket, and
+// prints how many times as fast ours is. Needs fio with its nbd engine, nbdcopy and qemu-nbd.
+import { execFileSync, spawn } from 'node:child_process'
+import { existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
+import { cpus } from 'node:os'
+import { fileURLToPath } from 'node:url'
+
+const root = fileURLToPath(new URL('..', import.meta.url))
+const work = `${root}bench/work-nbd`
+const pairs = Number(process.env.PAIRS ?? 3)
+const seconds = Number(process.env.SECONDS ?? 4)
+const only = process.argv[2]
+process.chdir(root)
+if (process.env.BUILT === undefined) {
+  execFileSync(process.execPath, ['scripts/build.mjs', '--no-types'], { stdio: 'inherit' })
+}
+rmSync(work, { recursive: true, force: true })
+mkdirSync(work, { recursive: true })
+process.chdir(work)
+
+const socket = `${work}/s`
+const uri = `nbd+unix:///?socket=${socket}`
+const programs = { ours: `${root}bin/blockgraph-nbd`, qemu: 'qemu-nbd' }
+
+function pause(milliseconds) {
+  return new Promise((resolve) => setTimeout(resolve, milliseconds))
+}
+
+async function served(program, args, run) {
+  rmSync(socket, { force: true })
+  const child = spawn(program, ['-t', '-e', '8', '-k', socket, ...args], {
+    stdio: ['ignore', 'ignore', 'inherit'],
+  })
+  try {
+    while (!existsSync(socket)) {
+      await pause(20)
+    }
+    await pause(400)
+    return run()
+  } finally {
+    const ended = new Promise((resolve) => child.once('exit', resolve))
+    child.kill('SIGTERM')
+    await ended
+  }
+}
+
+/** Requests a second. */
+function fio(rw, bs, depth) {
+  return () => {
+    const text = execFileSync(
+      'fio',
+      [
+        '--name=job',
+        '--ioengine=nbd',
+        `--uri=${uri}`,
+        `--rw=${rw}`,
+        `--bs=${bs}`,
+        `--iodepth=${depth}`,
+        '--size=1G',
+        '--time_based',
+        `--runtime=${seconds}`,
+        '--output-format=json',
+        '--randrepeat=1',
+      ],
+      { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] },
+    )
+    const { jobs } = JSON.parse(text.slice(text.indexOf('{')))
+    return jobs[0].read.iops + jobs[0].write.iops
+  }
+}
+
+/** Copies a second. */
+function copy() {
+  const start = process.hrtime.bigint()
+  execFileSync('nbdcopy', [uri, 'null:'])
+  return 1e9 / Number(process.hrtime.bigint() - start)
+}
+
+execFileSync('dd', ['if=/dev/urandom', 'of=a.raw', 'bs=1M', 'count=1024'], { stdio: 'ignore' })
+execFileSync('qemu-img', ['convert', '-O', 'qcow2', 'a.raw', 'a.qcow2'])
+const raw = ['-f', 'raw', 'a.raw']
+const qcow2 = ['-f', 'qcow2', 'a.qcow2']
+const jobs = {
+  'raw: 4 KiB random read, depth 16': [raw, fio('randread', '4k', 16)],
+  'raw: 4 KiB random read, depth 1': [raw, fio('randread', '4k', 1)],
+  'raw: 4 KiB random write, depth 16': [raw, fio('randwrite', '4k', 16)],
+  'raw: 256 KiB sequential read, depth 16': [raw, fio('read', '256k', 16)],
+  'raw: nbdcopy 1 GiB': [raw, copy],
+  'qcow2: 4 KiB random read, depth 16': [qcow2, fio('randread', '4k', 16)],
+  'qcow2: 4 KiB random read, depth 1': [qcow2, fio('randread', '4k', 1)],
+  'qcow2: 256 KiB sequential read, depth 16': [qcow2, fio('read', '256k', 16)],
+}
+
+function median(values) {
+  return [...values].sort((a, b) => a - b)[values.length >> 1]
+}
+
+const results = {}
+for (const [name, [args, run]] of Object.entries(jobs)) {
+  if (only !== undefined && !name.includes(only)) {
+    continue
+  }
+  const ours = []
+  const qemu = []
+  for (let i = 0; i < pairs; i++) {
+    ours.push(await served(programs.ours, args, run))
+    qemu.push(await served(programs.qemu, args, run))
+  }
+  const ratios = ours.map((value, i) => value / qemu[i])
+  results[name] = {
+    ours: median(ours),
+    qemu: median(qemu),
+    ratio: median(ratios),
+    min: Math.min(...ratios),
+    max: Math.max(...ratios),
+  }
+  const number = (value) => value.toFixed(value < 100 ? 2 : 0).padStart(9)
+  console.log(
+    `${name.padEnd(42)} ${number(median(ours))} ${number(median(qemu))}  ${median(ratios).toFixed(2)} (${Math.min(...ratios).toFixed(2)} - ${Math.max(...ratios).toFixed(2)})`,
+  )
+}
+if (only === undefined) {
+  const machine = { cpus: cpus().length, node: process.version }
+  writeFileSync(`${root}bench/nbd-results.json`, `${JSON.stringify({ machine, results }, null, 2)}\n`)
+}
+process.chdir(root)
+rmSync(work, { recursive: true, force: true })
