@@ -8,7 +8,7 @@ async function opened(
 ): Promise<{ format: string | undefined; protocol: string | undefined; file: string | undefined }> {
   const { layer, host } = memoryLayer()
   host.put('/a', new Uint8Array(4096))
-  host.put('/nbd:h:1', new Uint8Array(4096))
+  host.put('/rbd:h:1', new Uint8Array(4096))
   host.put('/json:x', new Uint8Array(4096))
   const node = await layer.open(name, options)
   try {
@@ -58,9 +58,9 @@ test('row 32: a positional name and a filename option exclude each other', async
 })
 
 test('row 33: a positional name is parsed for a protocol, a filename option is not', async () => {
-  expect((await opened(undefined, { driver: 'raw', file: { filename: '/nbd:h:1' } })).file).toBe('/nbd:h:1')
-  expect((await failure(() => opened('nbd:h:1'))).message).toBe("Unknown protocol 'nbd'")
-  const literal = await opened(undefined, { driver: 'raw', file: { filename: 'nbd:h:1' } })
+  expect((await opened(undefined, { driver: 'raw', file: { filename: '/rbd:h:1' } })).file).toBe('/rbd:h:1')
+  expect((await failure(() => opened('rbd:h:1'))).message).toBe("Unknown protocol 'rbd'")
+  const literal = await opened(undefined, { driver: 'raw', file: { filename: 'rbd:h:1' } })
   expect(literal.protocol).toBe('file')
   expect((await failure(() => opened('json:{}'))).message).toBe('Must specify either driver or file')
   expect(
