@@ -6,7 +6,7 @@ import { cpus } from 'node:os'
 import { fileURLToPath } from 'node:url'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
-const work = `${root}bench/work-nbd`
+const work = `${root}bench/work/nbd`
 const pairs = Number(process.env.PAIRS ?? 3)
 const seconds = Number(process.env.SECONDS ?? 4)
 const only = process.argv[2]

@@ -2,5 +2,7 @@
 # Installs what is missing, builds, and runs every check. The last line is "N passed, N failed".
 set -euo pipefail
 cd "$(dirname "$0")/.."
-scripts/setup.sh qemu-utils:qemu-img e2fsprogs:mke2fs cryptsetup-bin:cryptsetup bzip2:bzip2 xz-utils:xz p7zip-full:7z dmg2img:dmg2img tabix:bgzip zstd:zstd dosfstools:mkfs.vfat mtools:mdir
+scripts/setup.sh qemu-utils:qemu-img e2fsprogs:mke2fs cryptsetup-bin:cryptsetup openssl:openssl \
+  libnbd-bin:nbdinfo nbdkit:nbdkit fio:fio \
+  bzip2:bzip2 xz-utils:xz zstd:zstd tabix:bgzip p7zip-full:7z dmg2img:dmg2img dosfstools:mkfs.vfat mtools:mdir
 exec node scripts/test.mjs "$@"

@@ -1,6 +1,5 @@
 /** Bytes and text: endian access, alignment, sizes and JSON as QEMU prints them. Imports nothing. */
 export * from './align.js'
-export * from './crc32c.js'
 export * from './endian.js'
 export * from './fixed-text.js'
 export * from './hierarchical-bitmap.js'

@@ -1,5 +1,5 @@
 import { readU16BE, readU32BE, readU64BE } from '../bytes/index.js'
-import { type BlockError, blockError, prefixed } from '../errors/index.js'
+import { type BlockError, blockError } from '../errors/index.js'
 import type { HostSocket, TlsSession } from '../host/index.js'
 import { ByteBuilder } from './byte-builder.js'
 import {
@@ -98,27 +98,12 @@ class ClientHandshake {
     return this.#fixed
   }
 
-  async #read(bytes: number, what: string): Promise<Uint8Array> {
-    try {
-      return await this.#reader.exact(bytes)
-    } catch (error) {
-      throw prefixed(error, `Failed to read ${what}: `)
-    }
-  }
-
-  async #send(message: ByteBuilder): Promise<void> {
-    const wait = this.#reader.send(message.take())
-    if (wait !== undefined) {
-      await wait
-    }
-  }
-
   /**
    * Greets the server and sets up TLS and structured replies. A server of the old style says at once what
    * it has.
    */
   async begin(tls: TlsSession | undefined, options = true): Promise<ExportInfo | undefined> {
-    const head = await this.#read(16, 'initial magic')
+    const head = await this.#reader.named(16, 'initial magic')
     if (readU32BE(head, 0) !== initMagic[0] || readU32BE(head, 4) !== initMagic[1]) {
       throw blockError('EINVAL', `Bad initial magic received: ${hex64(head, 0)}`)
     }
@@ -131,10 +116,12 @@ class ClientHandshake {
     if (readU32BE(head, 8) !== optsMagic[0] || readU32BE(head, 12) !== optsMagic[1]) {
       throw blockError('EINVAL', `Bad server magic received: ${hex64(head, 8)}`)
     }
-    const flags = readU16BE(await this.#read(2, 'server flags'), 0)
+    const flags = readU16BE(await this.#reader.named(2, 'server flags'), 0)
     this.#fixed = (flags & HandshakeFlags.fixedNewstyle) !== 0
     this.#noZeroes = (flags & HandshakeFlags.noZeroes) !== 0
-    await this.#send(new ByteBuilder().u32(flags & (HandshakeFlags.fixedNewstyle | HandshakeFlags.noZeroes)))
+    await this.#reader.send(
+      new ByteBuilder().u32(flags & (HandshakeFlags.fixedNewstyle | HandshakeFlags.noZeroes)),
+    )
     if (tls !== undefined) {
       if (!this.#fixed) {
         throw blockError('EINVAL', 'Server does not support STARTTLS')
@@ -151,7 +138,7 @@ class ClientHandshake {
   }
 
   async #oldstyle(): Promise<ExportInfo> {
-    const rest = await this.#read(136, 'export length')
+    const rest = await this.#reader.named(136, 'export length')
     const flags = readU32BE(rest, 8)
     if (flags > 0xffff) {
       throw blockError('EINVAL', `Unexpected export flags ${flags.toString(16)}`)
@@ -161,12 +148,12 @@ class ClientHandshake {
 
   async option(option: number, data?: ByteBuilder): Promise<void> {
     const bytes = data?.take() ?? new Uint8Array(0)
-    await this.#send(new ByteBuilder().magic(optsMagic).u32(option).u32(bytes.length).bytes(bytes))
+    await this.#reader.send(new ByteBuilder().magic(optsMagic).u32(option).u32(bytes.length).bytes(bytes))
   }
 
   /** One reply to `option`; undefined: the server does not know the option. @throws BlockError for other refusals */
   async reply(option: number): Promise<OptionReply | undefined> {
-    const head = await this.#read(20, 'option reply')
+    const head = await this.#reader.named(20, 'option reply')
     if (readU32BE(head, 0) !== optReplyMagic[0] || readU32BE(head, 4) !== optReplyMagic[1]) {
       throw blockError('EINVAL', 'Unexpected option reply magic')
     }
@@ -180,12 +167,14 @@ class ClientHandshake {
       if (bytes > maxPayloadBytes) {
         throw blockError('EINVAL', `incorrect option length ${bytes}`)
       }
-      return { type, data: await this.#read(bytes, 'option data') }
+      return { type, data: await this.#reader.named(bytes, 'option data') }
     }
     if (bytes > maxStringBytes) {
       throw blockError('EINVAL', `server error ${type} (${repName(type)}) message is too long`)
     }
-    const message = decoder.decode(await this.#read(bytes, `option error ${type} (${repName(type)}) message`))
+    const message = decoder.decode(
+      await this.#reader.named(bytes, `option error ${type} (${repName(type)}) message`),
+    )
     if (type === Rep.errUnsup) {
       return undefined
     }
@@ -338,10 +327,10 @@ class ClientHandshake {
   /** Chooses an export the old way: there is no answer if the server does not have it. */
   async exportName(name: string): Promise<ExportInfo> {
     await this.option(Opt.exportName, new ByteBuilder().text(name))
-    const answer = await this.#read(10, 'export length')
+    const answer = await this.#reader.named(10, 'export length')
     const info = plainInfo(name, readU64BE(answer, 0), readU16BE(answer, 8))
     if (!this.#noZeroes) {
-      await this.#read(124, 'reserved block')
+      await this.#reader.named(124, 'reserved block')
     }
     return info
   }

@@ -1,5 +1,5 @@
 import { readU16BE, readU32BE } from '../bytes/index.js'
-import { blockError, prefixed } from '../errors/index.js'
+import { blockError } from '../errors/index.js'
 import type { HostSocket, TlsSession } from '../host/index.js'
 import { ByteBuilder } from './byte-builder.js'
 import {
@@ -113,8 +113,8 @@ export class ServerHandshake {
    */
   async run(): Promise<ServerNegotiation | undefined> {
     const own = HandshakeFlags.fixedNewstyle | HandshakeFlags.noZeroes
-    await this.#send(new ByteBuilder().magic(initMagic).magic(optsMagic).u16(own))
-    const flags = readU32BE(await this.#read(4, 'flags'), 0)
+    await this.#reader.send(new ByteBuilder().magic(initMagic).magic(optsMagic).u16(own))
+    const flags = readU32BE(await this.#reader.named(4, 'flags'), 0)
     const unknown = (flags & ~own) >>> 0
     if (unknown !== 0) {
       throw blockError('EINVAL', `Unknown client flags 0x${unknown.toString(16)} received`)
@@ -122,7 +122,7 @@ export class ServerHandshake {
     const fixed = (flags & HandshakeFlags.fixedNewstyle) !== 0
     const noZeroes = (flags & HandshakeFlags.noZeroes) !== 0
     for (let options = 0; options < maxOptions; options++) {
-      const head = await this.#read(16, 'opts magic')
+      const head = await this.#reader.named(16, 'opts magic')
       if (readU32BE(head, 0) !== optsMagic[0] || readU32BE(head, 4) !== optsMagic[1]) {
         throw blockError('EINVAL', 'Bad magic received')
       }
@@ -163,24 +163,9 @@ export class ServerHandshake {
     }
   }
 
-  async #read(bytes: number, what: string): Promise<Uint8Array> {
-    try {
-      return await this.#reader.exact(bytes)
-    } catch (error) {
-      throw prefixed(error, `Failed to read ${what}: `)
-    }
-  }
-
-  async #send(message: ByteBuilder): Promise<void> {
-    const wait = this.#reader.send(message.take())
-    if (wait !== undefined) {
-      await wait
-    }
-  }
-
   #reply(option: number, type: number, data?: ByteBuilder): Promise<void> {
     const bytes = data?.take() ?? new Uint8Array(0)
-    return this.#send(
+    return this.#reader.send(
       new ByteBuilder().magic(optReplyMagic).u32(option).u32(type).u32(bytes.length).bytes(bytes),
     )
   }
@@ -220,13 +205,13 @@ export class ServerHandshake {
     if (bytes > maxStringBytes) {
       throw blockError('EINVAL', 'Bad length received')
     }
-    const name = decoder.decode(await this.#read(bytes, 'export name'))
+    const name = decoder.decode(await this.#reader.named(bytes, 'export name'))
     const chosen = this.#exports.find(name)
     if (chosen === undefined) {
       throw blockError('EINVAL', 'export not found')
     }
     const message = new ByteBuilder().u64(chosen.size).u16(this.#flagsOf(chosen))
-    await this.#send(noZeroes ? message : message.zeroes(124))
+    await this.#reader.send(noZeroes ? message : message.zeroes(124))
     return this.#negotiation(chosen)
   }
 
@@ -246,7 +231,7 @@ export class ServerHandshake {
           await this.#refuse(option, Rep.errTooBig, `option '${optName(option)}' is too long`)
           return undefined
         }
-        const data = new OptionData(await this.#read(bytes, 'option data'))
+        const data = new OptionData(await this.#reader.named(bytes, 'option data'))
         try {
           return option === Opt.info || option === Opt.go
             ? await this.#info(option, data)

@@ -5,17 +5,16 @@ import { IoBuffer, type IoBufferPool, pooledBytes } from './io-buffers.js'
 import {
   Cmd,
   CmdFlags,
-  cmdName,
   extendedRequestBytes,
   extendedRequestMagic,
   maxPayloadBytes,
   requestBytes,
   requestMagic,
-  TransmissionFlags,
 } from './protocol.js'
-import { ReplyWriter, type RequestTag } from './reply-writer.js'
+import { ReplyWriter } from './reply-writer.js'
 import type { MetaContext, ServedExport } from './served-export.js'
 import type { ServerNegotiation } from './server-handshake.js'
+import { type Refusal, Request, refusalOf } from './server-request.js'
 import { StatusList } from './status-list.js'
 import { wireError } from './wire-errors.js'
 
@@ -36,26 +35,6 @@ const turnBytes = 4 << 20
 /** First buffer for a payload: it grows with what really arrives. */
 const firstPayloadBytes = 1 << 20
 
-/** A request, taken apart. Reused for requests that are done at once. */
-class Request implements RequestTag {
-  high = 0
-  low = 0
-  offset = 0
-  bytes = 0
-  type = 0
-  flags = 0
-
-  assign(other: Request): this {
-    this.high = other.high
-    this.low = other.low
-    this.offset = other.offset
-    this.bytes = other.bytes
-    this.type = other.type
-    this.flags = other.flags
-    return this
-  }
-}
-
 /** A payload that is being received. */
 interface Incoming {
   readonly request: Request
@@ -64,11 +43,6 @@ interface Incoming {
   readonly bytes: number
   /** Why the request fails once the payload is out of the way. */
   readonly refusal: Refusal | undefined
-}
-
-interface Refusal {
-  readonly error: number
-  readonly text: string
 }
 
 /**
@@ -310,15 +284,7 @@ export class ServerTransmission {
       throw blockError('EINVAL', `invalid magic (got 0x${magic.toString(16)})`)
     }
     const request = this.#current
-    request.flags = view.getUint16(at + 4)
-    request.type = view.getUint16(at + 6)
-    request.high = view.getUint32(at + 8)
-    request.low = view.getUint32(at + 12)
-    // Beyond 2^53 some digits are lost, but every export has ended long before.
-    request.offset = view.getUint32(at + 16) * 0x1_0000_0000 + view.getUint32(at + 20)
-    request.bytes = extended
-      ? view.getUint32(at + 24) * 0x1_0000_0000 + view.getUint32(at + 28)
-      : view.getUint32(at + 24)
+    request.parse(view, at, extended)
     const payload =
       request.type === Cmd.write || (extended && (request.flags & CmdFlags.payloadLen) !== 0)
         ? request.bytes
@@ -331,7 +297,7 @@ export class ServerTransmission {
       this.#leave()
       return true
     }
-    const refusal = this.#refusal(request)
+    const refusal = refusalOf(request, this.#headers, this.#export)
     if (refusal === undefined) {
       this.#carryOut(request)
     } else {
@@ -350,7 +316,7 @@ export class ServerTransmission {
     if (present < payload && payload <= inlinePayloadBytes) {
       return false
     }
-    const refusal = this.#refusal(request)
+    const refusal = refusalOf(request, this.#headers, this.#export)
     const from = this.#start + this.#headBytes
     const input = this.#input as IoBuffer
     if (present >= payload) {
@@ -400,56 +366,6 @@ export class ServerTransmission {
       this.#write(request, buffer as IoBuffer, 0)
     }
     return true
-  }
-
-  /** Why a request cannot be carried out; undefined: it can. */
-  #refusal({ type, flags, offset, bytes }: Request): Refusal | undefined {
-    let valid = CmdFlags.fua as number
-    let changes = false
-    switch (type) {
-      case Cmd.read:
-        valid |= this.#headers === 'simple' ? 0 : CmdFlags.df
-        break
-      case Cmd.write:
-        valid |= this.#headers === 'extended' ? CmdFlags.payloadLen : 0
-        changes = true
-        break
-      case Cmd.trim:
-        changes = true
-        break
-      case Cmd.writeZeroes:
-        valid |= CmdFlags.noHole | CmdFlags.fastZero
-        changes = true
-        break
-      case Cmd.blockStatus:
-        valid |= CmdFlags.reqOne
-        break
-      case Cmd.flush:
-      case Cmd.cache:
-        break
-      default:
-        return { error: 22, text: `invalid request type (${type}) received` }
-    }
-    if ((type === Cmd.read || type === Cmd.cache) && bytes > maxPayloadBytes) {
-      return { error: 22, text: `len (${bytes}) is larger than max len (${maxPayloadBytes})` }
-    }
-    if (changes && (this.#export.flags & TransmissionFlags.readOnly) !== 0) {
-      return { error: 1, text: 'Export is read-only' }
-    }
-    const { size } = this.#export
-    if (offset > size || bytes > size - offset) {
-      return {
-        error: type === Cmd.write || type === Cmd.writeZeroes ? 28 : 22,
-        text: `operation past EOF; From: ${offset}, Len: ${bytes}, Size: ${size}`,
-      }
-    }
-    if ((flags & ~valid) !== 0) {
-      return {
-        error: 22,
-        text: `unsupported flags for command ${cmdName(type)} (got 0x${flags.toString(16)})`,
-      }
-    }
-    return undefined
   }
 
   /** Requests without payload. */

@@ -1,6 +1,6 @@
-import { blockError } from '../errors/index.js'
+import { blockError, prefixed } from '../errors/index.js'
 import type { HostSocket } from '../host/index.js'
-import type { Wait } from '../sched/index.js'
+import type { ByteBuilder } from './byte-builder.js'
 
 const empty = new Uint8Array(0)
 
@@ -38,6 +38,15 @@ export class SocketReader {
     return buffer
   }
 
+  /** As {@link exact}; a failure says what was to be read. */
+  async named(bytes: number, what: string): Promise<Uint8Array> {
+    try {
+      return await this.exact(bytes)
+    } catch (error) {
+      throw prefixed(error, `Failed to read ${what}: `)
+    }
+  }
+
   /** As {@link exact}, into `buffer`. */
   async fill(buffer: Uint8Array, offset: number, bytes: number): Promise<void> {
     for (let done = 0; done < bytes; ) {
@@ -65,8 +74,11 @@ export class SocketReader {
     }
   }
 
-  /** Sends all of `bytes`. */
-  send(bytes: Uint8Array): Wait {
-    return bytes.length === 0 ? undefined : this.socket.write(bytes, 0, bytes.length)
+  /** Sends a message. */
+  async send(message: ByteBuilder): Promise<void> {
+    const bytes = message.take()
+    if (bytes.length > 0) {
+      await this.socket.write(bytes, 0, bytes.length)
+    }
   }
 }

@@ -21,7 +21,7 @@ export interface FormatUnderTest {
   readonly size?: number
   /** Open options besides the driver and its file. */
   readonly open?: OptionTree
-  /** False: only sectors never written are read and written at all times (default true: the driver takes writes). */
+  /** False: the driver cannot write; only reading and damage are tested. Default true. */
   readonly writable?: boolean
   /** Size that the image is grown to; absent if it cannot. */
   readonly grownSize?: number

@@ -15,8 +15,8 @@ import { readCached, readPool, readSync, writePool, writeSync } from './transfer
  * How requests are carried out. `sync`: always on this thread. `threads`: always on libuv's pool.
  * `auto`: at once when the page cache can answer, on the pool otherwise, so that no disk wait blocks
  * the event loop. `foreground`: as `auto`, but writes to the page cache of any size are done on this
- * thread; for programs that have nothing else to do meanwhile. Handing a buffer that was just read to
- * another thread costs more than copying it: measured, docs/decisions/0005.
+ * thread, and reads above a MiB by the pool beside them; for programs that have nothing else to do
+ * meanwhile. Measured: docs/decisions/0005.
  */
 export type IoPolicy = 'auto' | 'foreground' | 'sync' | 'threads'
 

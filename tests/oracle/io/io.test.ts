@@ -3,8 +3,7 @@ import { copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { run } from '../../../src/tools/io/run.js'
-import { processContext } from '../../../src/tools/main-process.js'
+import { type Outcome, ours, theirs } from './qemu-io.js'
 
 /** Command lines of the tool beside those of qemu-io: same output, exit code and image. */
 const commands = `
@@ -50,67 +49,28 @@ afterAll(() => {
   rmSync(folder, { recursive: true, force: true })
 })
 
-function withoutTimes(text: string): string {
-  return text
-    .replace(/ops; .* ops\/sec\)/g, 'ops; TIME')
-    .replace(/^(\d+,\d+),\d+:\d\d:\d\d\.\d\d,[\d.]+,[\d.]+$/gm, '$1,TIME')
-}
-
-interface Outcome {
-  readonly code: number | null
-  readonly stdout: string
-  readonly stderr: string
-  readonly contents: string
-}
-
 function contents(path: string): string {
   const raw = `${path}.raw`
   const converted = spawnSync('qemu-img', ['convert', '-O', 'raw', path, raw], { encoding: 'utf8' })
   return `${converted.status} ${spawnSync('sha256sum', [raw], { encoding: 'utf8' }).stdout.slice(0, 64)}`
 }
 
-async function both(index: number, argv: readonly string[]): Promise<{ ours: Outcome; theirs: Outcome }> {
-  const previous = process.cwd()
-  const outcomes: Outcome[] = []
-  for (const side of ['ours', 'theirs']) {
-    const here = join(folder, `${index}-${side}`)
-    mkdirSync(here)
-    copyFileSync(join(folder, 'empty.qcow2'), join(here, 'a.qcow2'))
-    writeFileSync(join(here, 'pat'), 'abc')
-    writeFileSync(join(here, 'empty'), '')
-    if (side === 'theirs') {
-      const { status, stdout, stderr } = spawnSync('qemu-io', argv, { cwd: here, encoding: 'utf8' })
-      outcomes.push({
-        code: status,
-        stdout: withoutTimes(stdout),
-        stderr,
-        contents: contents(join(here, 'a.qcow2')),
-      })
-      continue
-    }
-    let stdout = ''
-    let stderr = ''
-    process.chdir(here)
-    try {
-      const code = await run(argv, {
-        ...processContext('qemu-io', new AbortController().signal),
-        stdout: (text) => {
-          stdout += text
-        },
-        stderr: (text) => {
-          stderr += text
-        },
-      })
-      outcomes.push({ code, stdout: withoutTimes(stdout), stderr, contents: contents(join(here, 'a.qcow2')) })
-    } finally {
-      process.chdir(previous)
-    }
-  }
-  const [ours, theirs] = outcomes as [Outcome, Outcome]
-  return { ours, theirs }
+/** What a tool does with a fresh image in a folder of its own, and what the image holds then. */
+async function outcomeOf(
+  tool: (argv: readonly string[], folder: string) => Outcome | Promise<Outcome>,
+  name: string,
+  argv: readonly string[],
+): Promise<Outcome & { contents: string }> {
+  const here = join(folder, name)
+  mkdirSync(here)
+  copyFileSync(join(folder, 'empty.qcow2'), join(here, 'a.qcow2'))
+  writeFileSync(join(here, 'pat'), 'abc')
+  writeFileSync(join(here, 'empty'), '')
+  return { ...(await tool(argv, here)), contents: contents(join(here, 'a.qcow2')) }
 }
 
 test.each(commands.map((line, index) => [line, index] as const))('%s', async (line, index) => {
-  const { ours, theirs } = await both(index, [...line.split(';').flatMap((one) => ['-c', one]), 'a.qcow2'])
-  expect(ours).toEqual(theirs)
+  const argv = [...line.split(';').flatMap((one) => ['-c', one]), 'a.qcow2']
+  const expected = await outcomeOf(theirs, `${index}-theirs`, argv)
+  expect(await outcomeOf(ours, `${index}-ours`, argv)).toEqual(expected)
 })

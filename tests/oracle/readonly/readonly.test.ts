@@ -6,7 +6,7 @@ import { buildBochs } from '../../formats/built/bochs.js'
 import { buildCloop } from '../../formats/built/cloop.js'
 import { sampleDisk } from '../../formats/built/disk.js'
 import { buildDmg } from '../../formats/built/dmg.js'
-import { ours, theirs } from './both.js'
+import { ours, theirs } from '../io/qemu-io.js'
 import { damaged, type Range } from './damage.js'
 
 /** Formats that are only read, and that qemu-img cannot create: images built here, judged by qemu-io. */

@@ -1,6 +1,6 @@
 import fs from 'node:fs'
 import path from 'node:path'
-import { crc32c } from '../../../src/bytes/index.js'
+import { crc32c } from '../../../src/drivers/format/vhdx/crc32c.js'
 import { change, compareTexts, qemu, qemuIo, type TextCase } from './texts.js'
 
 const headers = [0x10000, 0x20000]

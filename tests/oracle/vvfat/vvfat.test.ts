@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { processContext } from '../../../src/tools/main-process.js'
 import { runUmbrella } from '../../../src/tools/umbrella.js'
-import { ours, theirs } from '../readonly/both.js'
+import { ours, theirs } from '../io/qemu-io.js'
 
 /** Folders as disks: byte for byte those of qemu-img, and sound for mtools and fsck. */
 

@@ -1,8 +1,9 @@
-import { alignUp, crc32c, isPowerOfTwo, writeU16LE, writeU32LE, writeU64LE } from '../../../bytes/index.js'
+import { alignUp, isPowerOfTwo, writeU16LE, writeU32LE, writeU64LE } from '../../../bytes/index.js'
 import { blockError } from '../../../errors/index.js'
 import { type BlockNode, type CreateContext, truncateNode } from '../../../graph/index.js'
 import type { OptionsOf } from '../../../options/index.js'
 import { Bat } from './bat.js'
+import { crc32c } from './crc32c.js'
 import { serializeHeader } from './header.js'
 import {
   BlockState,

@@ -1,12 +1,5 @@
-import {
-  crc32c,
-  readU16LE,
-  readU32LE,
-  readU64LE,
-  writeU16LE,
-  writeU32LE,
-  writeU64LE,
-} from '../../../bytes/index.js'
+import { readU16LE, readU32LE, readU64LE, writeU16LE, writeU32LE, writeU64LE } from '../../../bytes/index.js'
+import { crc32c } from './crc32c.js'
 import { headerBytes } from './layout.js'
 
 /** One of the two headers; the one with the greater sequence number counts. */

@@ -1,4 +1,5 @@
-import { crc32c, readU32LE, readU64LE, writeU32LE, writeU64LE } from '../../../bytes/index.js'
+import { readU32LE, readU64LE, writeU32LE, writeU64LE } from '../../../bytes/index.js'
+import { crc32c } from './crc32c.js'
 import { logSectorBytes, sameBytes } from './layout.js'
 
 /** What a log entry does to the file: 4096 bytes of data somewhere, or zeroes. */

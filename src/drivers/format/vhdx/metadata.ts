@@ -1,5 +1,6 @@
-import { crc32c, readU16LE, readU32LE, readU64LE } from '../../../bytes/index.js'
+import { readU16LE, readU32LE, readU64LE } from '../../../bytes/index.js'
 import { type BlockError, blockError } from '../../../errors/index.js'
+import { crc32c } from './crc32c.js'
 import { BlockState, chunkRatio, Guid, maxBlockBytes, mebibyte, sameBytes, tableBytes } from './layout.js'
 
 export interface Region {

@@ -9,7 +9,9 @@ export interface Outcome {
 }
 
 function withoutTimes(text: string): string {
-  return text.replace(/ops; .* ops\/sec\)/g, 'ops; TIME')
+  return text
+    .replace(/ops; .* ops\/sec\)/g, 'ops; TIME')
+    .replace(/^(\d+,\d+),\d+:\d\d:\d\d\.\d\d,[\d.]+,[\d.]+$/gm, '$1,TIME')
 }
 
 /** What qemu-io does with a command line in `folder`. */
