@@ -15,8 +15,8 @@ import { readCached, readPool, readSync, writePool, writeSync } from './transfer
  * How requests are carried out. `sync`: always on this thread. `threads`: always on libuv's pool.
  * `auto`: at once when the page cache can answer, on the pool otherwise, so that no disk wait blocks
  * the event loop. `foreground`: as `auto`, but writes to the page cache of any size are done on this
- * thread, and reads above a MiB by the pool beside them; for programs that have nothing else to do
- * meanwhile. Measured: docs/decisions/0005.
+ * thread; for programs that have nothing else to do meanwhile. Handing a buffer that was just read to
+ * another thread costs more than copying it: measured, docs/decisions/0005.
  */
 export type IoPolicy = 'auto' | 'foreground' | 'sync' | 'threads'
 
@@ -27,8 +27,6 @@ const POSIX_FADV_DONTNEED = 4
 
 /** Largest read tried without waiting, bytes. */
 const cachedReadBytes = 4 << 20
-/** The same for programs in the foreground: a larger one is copied by the pool while this thread writes. Bytes. */
-const foregroundCachedReadBytes = 1 << 20
 /** Largest write done on this thread under `auto`, bytes: a copy into the page cache. */
 const inlineWriteBytes = 1 << 16
 /** Alignments tried for O_DIRECT, and what is assumed if the file does not tell. Bytes. */
@@ -66,8 +64,8 @@ export class NodeFile implements HostFile {
   readonly #policy: IoPolicy
   readonly #identity: string
   readonly #direct: boolean
-  /** Largest read tried without waiting, bytes; 0 when the file refuses such reads. */
-  #cachedReadBytes: number
+  /** Whether reads that do not wait are worth trying; cleared when the file refuses them. */
+  #cachedReads: boolean
   /** Largest write done on this thread, bytes. */
   readonly #inlineWriteBytes: number
   #closed = false
@@ -84,8 +82,7 @@ export class NodeFile implements HostFile {
     this.#identity = identityOf(stat)
     const foreground = this.#policy === 'foreground'
     const buffered = (foreground || this.#policy === 'auto') && !this.#direct
-    const cached = buffered && (this.kind === 'regular' || this.kind === 'block')
-    this.#cachedReadBytes = !cached ? 0 : foreground ? foregroundCachedReadBytes : cachedReadBytes
+    this.#cachedReads = buffered && (this.kind === 'regular' || this.kind === 'block')
     this.#inlineWriteBytes =
       !buffered || this.kind !== 'regular' ? 0 : foreground ? Number.POSITIVE_INFINITY : inlineWriteBytes
     this.alignment = this.#direct ? this.#probeAlignment() : { request: 1, memory: 1 }
@@ -121,7 +118,7 @@ export class NodeFile implements HostFile {
       return this.#readBounced(offset, bytes, buffer, bufferOffset)
     }
     let done = 0
-    if (bytes <= this.#cachedReadBytes) {
+    if (this.#cachedReads && bytes <= cachedReadBytes) {
       done = this.#readNow(offset, bytes, buffer, bufferOffset)
       if (done === bytes) {
         return undefined
@@ -134,7 +131,7 @@ export class NodeFile implements HostFile {
   #readNow(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): number {
     const c = libc()
     if (c === undefined) {
-      this.#cachedReadBytes = 0
+      this.#cachedReads = false
       return 0
     }
     const got = readCached(c, this.fd, offset, bytes, buffer, bufferOffset)
@@ -143,7 +140,7 @@ export class NodeFile implements HostFile {
     }
     if (got < 0) {
       if (got === -Errno.EOPNOTSUPP || got === -Errno.ENOSYS || got === -Errno.EINVAL) {
-        this.#cachedReadBytes = 0
+        this.#cachedReads = false
       }
       // Other failures come again where they are reported.
       return 0
