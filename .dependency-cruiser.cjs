@@ -14,14 +14,15 @@ const layers = {
   drivers: ['errors', 'bytes', 'sched', 'host', 'options', 'io', 'nbd', 'graph', 'formatkit', 'hostfile'],
   image: ['errors', 'bytes', 'sched', 'host', 'options', 'io', 'graph', 'formatkit'],
   exports: ['errors', 'bytes', 'sched', 'host', 'options', 'io', 'nbd', 'graph', 'formatkit'],
+  jobs: ['errors', 'bytes', 'sched', 'host', 'options', 'io', 'graph', 'formatkit', 'image'],
   library: [
     ...['errors', 'bytes', 'sched', 'host', 'options', 'io', 'nbd', 'graph', 'formatkit', 'image'],
-    'exports',
+    ...['exports', 'jobs'],
   ],
   testing: ['errors', 'bytes', 'sched', 'host', 'options', 'io', 'graph', 'formatkit'],
   tools: [
     ...['errors', 'bytes', 'sched', 'host', 'options', 'io', 'nbd', 'graph', 'formatkit', 'image'],
-    ...['exports', 'library'],
+    ...['exports', 'jobs', 'library'],
   ],
   platform: ['errors', 'bytes', 'sched', 'host'],
 }

@@ -30,7 +30,7 @@ export { checkChainNotFrozen, freezeChain, unfreezeChain } from './freeze.js'
 export * from './implicit-files.js'
 export { inheritOptions } from './inherit.js'
 export { BlockLayer, type BlockLayerOptions, createBlockLayer } from './layer.js'
-export { attachChild, detachChild, isBelow } from './lifecycle.js'
+export { attachChild, attachEdge, detachChild, detachEdge, isBelow } from './lifecycle.js'
 export * from './medium.js'
 export * from './modes.js'
 export * from './mutate.js'
@@ -40,7 +40,12 @@ export { type UserObject, UserObjects } from './objects.js'
 export * from './op-blockers.js'
 export { genericOptions } from './open.js'
 export * from './paths.js'
-export { cumulativePermissions, defaultChildPermissions, refreshPermissions } from './permissions.js'
+export {
+  cumulativePermissions,
+  defaultChildPermissions,
+  refreshPermissions,
+  settlePermissions,
+} from './permissions.js'
 export { findDeviceDriver, findImageFormat, findProtocol, probeAll, probeBytes } from './probe.js'
 export * from './reopen.js'
 export * from './resize.js'

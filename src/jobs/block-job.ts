@@ -1,0 +1,279 @@
+import { blockError, type ErrnoName } from '../errors/index.js'
+import {
+  attachEdge,
+  BlockChild,
+  type BlockNode,
+  detachEdge,
+  deviceName,
+  type EdgeParent,
+  type IoStatus,
+  refreshPermissions,
+  settlePermissions,
+} from '../graph/index.js'
+import { Job, type JobDriver, type JobHome, type JobOptions } from './job.js'
+import { RateLimiter } from './rate-limiter.js'
+import type { JobStatus, JobType } from './states.js'
+
+/** QAPI `BlockdevOnError`. */
+export const onErrorWords = ['report', 'ignore', 'enospc', 'stop', 'auto'] as const
+
+export type JobOnError = (typeof onErrorWords)[number]
+
+/** What is done about an error (QAPI `BlockErrorAction`). */
+export type JobErrorAction = 'report' | 'ignore' | 'stop'
+
+/** QAPI `BlockJobInfo`. Sizes are bytes, the speed bytes per second. */
+export interface BlockJobInfo {
+  readonly type: JobType
+  readonly device: string
+  readonly len: number
+  readonly offset: number
+  readonly busy: boolean
+  readonly paused: boolean
+  readonly speed: number
+  readonly 'io-status': IoStatus
+  readonly ready: boolean
+  readonly status: JobStatus
+  readonly 'auto-finalize': boolean
+  readonly 'auto-dismiss': boolean
+  readonly error?: string
+}
+
+export interface BlockJobDriver extends JobDriver {
+  run(job: BlockJob): Promise<void>
+  /** The speed was changed. */
+  speedChanged?(speed: number): void
+}
+
+export interface BlockJobOptions extends JobOptions {
+  /** Bytes per second; default 0: as fast as it goes. */
+  readonly speed?: number | undefined
+}
+
+/** A job that moves the data of nodes: it uses them, blocks other operations on them, and keeps a speed. */
+export class BlockJob extends Job {
+  readonly limiter: RateLimiter
+  #ioStatus: IoStatus = 'ok'
+  readonly #edges: BlockChild[] = []
+  readonly #blocker: { readonly message: string }
+  readonly #parent: EdgeParent
+  readonly #blockDriver: BlockJobDriver
+
+  /** @throws BlockError as Job does, `Parameter 'speed' expects a non-negative value` */
+  constructor(home: JobHome, driver: BlockJobDriver, options: BlockJobOptions = {}) {
+    checkSpeed(options.speed ?? 0)
+    super(home, driver, options)
+    this.#blockDriver = driver
+    this.limiter = new RateLimiter(home.clock)
+    this.limiter.speed = options.speed ?? 0
+    this.#blocker = { message: `block device is in use by block job: ${driver.type}` }
+    this.#parent = {
+      description: `${driver.type} job '${this.id}'`,
+      stayAtNode: true,
+      holdRequests: () => {
+        this.pauseInternally()
+      },
+      releaseRequests: () => {
+        this.resumeInternally()
+      },
+      quiesced: () => this.untilQuiet(),
+      // What the job does follows its nodes.
+      checkAioContext: () => undefined,
+      aioContextChanged: () => undefined,
+    }
+  }
+
+  /** Bytes per second; 0: as fast as it goes. */
+  get speed(): number {
+    return this.limiter.speed
+  }
+
+  /** @throws BlockError in a state that does not take it, or for a negative number */
+  setSpeed(bytesPerSecond: number): void {
+    this.checkVerb('set-speed')
+    checkSpeed(bytesPerSecond)
+    const before = this.limiter.speed
+    this.limiter.speed = bytesPerSecond
+    this.#blockDriver.speedChanged?.(bytesPerSecond)
+    if (bytesPerSecond === 0 || bytesPerSecond > before) {
+      this.enterIfAsleep()
+    }
+  }
+
+  /**
+   * `block-job-cancel`: without `force` it leaves a paused job alone.
+   *
+   * @throws BlockError `The block job for device '%s' is currently paused`
+   */
+  cancelAsBlockJob(force = false): void {
+    if (this.isUserPaused && !force) {
+      throw blockError('EBUSY', `The block job for device '${this.id}' is currently paused`)
+    }
+    this.cancel(force)
+  }
+
+  /** Waits until `bytes` more may be moved. Returns early when the job is cancelled. */
+  async limit(bytes: number): Promise<void> {
+    for (;;) {
+      const delay = this.limiter.admit(bytes)
+      if (delay === 0 || this.isCancelled) {
+        return
+      }
+      await this.sleep(delay)
+    }
+  }
+
+  /**
+   * Uses `node` until the end of the job, with these permissions, and forbids others to do anything
+   * else with it.
+   *
+   * @throws BlockError if permissions conflict
+   */
+  async addNode(name: string, node: BlockNode, perm: number, shared: number): Promise<BlockChild> {
+    const edge = new BlockChild(name, 0, this.#parent, node)
+    edge.perm = perm
+    edge.shared = shared
+    await node.layer.graphLock.run(async () => {
+      attachEdge(edge)
+      try {
+        await settlePermissions([node])
+      } catch (error) {
+        detachEdge(edge)
+        node.references--
+        throw error
+      }
+    })
+    node.opBlockers.blockAll(this.#blocker)
+    this.#edges.push(edge)
+    return edge
+  }
+
+  /** The edges made by {@link addNode}. */
+  get nodes(): readonly BlockChild[] {
+    return this.#edges
+  }
+
+  /** Another pair of permissions on a node of the job. @throws BlockError if they conflict; as before then */
+  async setNodePermissions(edge: BlockChild, perm: number, shared: number): Promise<void> {
+    const old = { perm: edge.perm, shared: edge.shared }
+    edge.perm = perm
+    edge.shared = shared
+    try {
+      await refreshPermissions([edge.node])
+    } catch (error) {
+      edge.perm = old.perm
+      edge.shared = old.shared
+      throw error
+    }
+  }
+
+  /** Lets all nodes go. Idempotent; the end of the job does it. */
+  async removeAllNodes(): Promise<void> {
+    const edges = this.#edges.splice(0).reverse()
+    for (const { node } of edges) {
+      node.opBlockers.unblockAll(this.#blocker)
+    }
+    for (const edge of edges) {
+      const { node } = edge
+      await node.layer.graphLock.run(async () => {
+        detachEdge(edge)
+        if (node.references > 1) {
+          await settlePermissions([node])
+        }
+      })
+      await node.layer.unref(node)
+    }
+  }
+
+  protected override async released(): Promise<void> {
+    await this.removeAllNodes()
+  }
+
+  /** What `policy` says about an error. Tells it (BLOCK_JOB_ERROR), and pauses the job on `stop`. */
+  errorAction(policy: JobOnError, isRead: boolean, code: ErrnoName): JobErrorAction {
+    const action = policy === 'enospc' || policy === 'auto' ? (code === 'ENOSPC' ? 'stop' : 'report') : policy
+    if (!this.isInternal) {
+      this.home.emit('BLOCK_JOB_ERROR', { device: this.id, operation: isRead ? 'read' : 'write', action })
+    }
+    if (action === 'stop') {
+      this.pauseAsUser()
+      if (this.#ioStatus === 'ok') {
+        this.#ioStatus = code === 'ENOSPC' ? 'nospace' : 'failed'
+      }
+    }
+    return action
+  }
+
+  protected override userResumed(): void {
+    this.#ioStatus = 'ok'
+  }
+
+  get ioStatus(): IoStatus {
+    return this.#ioStatus
+  }
+
+  #announce(event: string, more: { readonly error?: string } = {}): void {
+    if (!this.isInternal) {
+      this.home.emit(event, {
+        type: this.type,
+        device: this.id,
+        len: this.progress.len,
+        offset: this.progress.offset,
+        speed: this.speed,
+        ...more,
+      })
+    }
+  }
+
+  protected override announceReady(): void {
+    this.#announce('BLOCK_JOB_READY')
+  }
+
+  protected override announceCancelled(): void {
+    this.#announce('BLOCK_JOB_CANCELLED')
+  }
+
+  protected override announceCompleted(): void {
+    this.#announce('BLOCK_JOB_COMPLETED', this.error === undefined ? {} : { error: this.error.message })
+  }
+
+  protected override announcePending(): void {
+    if (!this.isInternal) {
+      this.home.emit('BLOCK_JOB_PENDING', { type: this.type, id: this.id })
+    }
+  }
+
+  /** QAPI `BlockJobInfo`, as `query-block-jobs` shows it. */
+  blockInfo(): BlockJobInfo {
+    return {
+      type: this.type,
+      device: this.id,
+      len: this.progress.len,
+      offset: this.progress.offset,
+      busy: this.isBusy,
+      paused: this.pauseRequested,
+      speed: this.speed,
+      'io-status': this.#ioStatus,
+      ready: this.isReady,
+      status: this.status,
+      'auto-finalize': this.autoFinalize,
+      'auto-dismiss': this.autoDismiss,
+      ...(this.error === undefined ? {} : { error: this.error.message }),
+    }
+  }
+}
+
+function checkSpeed(speed: number): void {
+  if (!(speed >= 0)) {
+    throw blockError('EINVAL', "Parameter 'speed' expects a non-negative value")
+  }
+}
+
+/** Id of a job on `node` whose user gave none: the name of the device on it. @throws BlockError without a device */
+export function defaultJobId(node: BlockNode): string {
+  const name = deviceName(node)
+  if (name === '') {
+    throw blockError('EINVAL', 'An explicit job ID is required')
+  }
+  return name
+}

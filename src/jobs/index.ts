@@ -1,0 +1,17 @@
+/** Jobs on nodes: mirror, backup, stream, commit, create, amend. May import graph, io, formatkit and image. */
+export {
+  BlockJob,
+  type BlockJobDriver,
+  type BlockJobInfo,
+  type BlockJobOptions,
+  defaultJobId,
+  type JobErrorAction,
+  type JobOnError,
+  onErrorWords,
+} from './block-job.js'
+export { Job, type JobDriver, type JobHome, type JobInfo, type JobOptions } from './job.js'
+export type { JobProgress, JobProgressInfo } from './progress.js'
+export { RateLimiter } from './rate-limiter.js'
+export { JobRegistry } from './registry.js'
+export * from './states.js'
+export { JobTransaction } from './transaction.js'
