@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Installs what is missing: npm packages, and Debian packages for the oracle tests or the demo.
-# Usage: scripts/setup.sh [debian-package:command ...]
+# Usage: scripts/setup.sh [debian-package:command-or-file ...]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 missing=()
 for pair in "$@"; do
-  command -v "${pair#*:}" >/dev/null 2>&1 || missing+=("${pair%%:*}")
+  command -v "${pair#*:}" >/dev/null 2>&1 || [ -e "${pair#*:}" ] || missing+=("${pair%%:*}")
 done
 if [ "${#missing[@]}" -gt 0 ]; then
   echo "setup: installing Debian packages: ${missing[*]}"

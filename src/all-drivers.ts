@@ -19,6 +19,7 @@ import { vhdx } from './drivers/format/vhdx/index.js'
 import { vpc } from './drivers/format/vpc/index.js'
 import { file } from './drivers/protocol/file/index.js'
 import { hostDevice } from './drivers/protocol/host_device/index.js'
+import { http, https } from './drivers/protocol/http/index.js'
 import { nbd, nbdTcp, nbdUnix } from './drivers/protocol/nbd/index.js'
 import { nullAio, nullCo } from './drivers/protocol/null/index.js'
 import { vvfat } from './drivers/protocol/vvfat/index.js'
@@ -52,6 +53,8 @@ export const allDrivers: readonly BlockDriver[] = [
   nbd,
   nbdTcp,
   nbdUnix,
+  http,
+  https,
   nullCo,
   nullAio,
   file,

@@ -7,6 +7,11 @@
  */
 export function fixedText(value: number, digits: number): string {
   const rounded = value.toFixed(digits)
+  // Below 2^53 the product of a tie is exact, so that most values need no second look.
+  const doubled = value * 10 ** digits * 2
+  if (doubled < 2 ** 53 && doubled % 2 !== 1) {
+    return rounded
+  }
   // A tie is a short binary fraction, so these digits are all it has.
   const [whole = '', fraction = ''] = value.toFixed(80).split('.')
   const isTie = /^50*$/.test(fraction.slice(digits))

@@ -2,6 +2,7 @@
 export * from './ciphers.js'
 export * from './codecs.js'
 export * from './files.js'
+export * from './http.js'
 export * from './sockets.js'
 export * from './threads.js'
 
@@ -9,6 +10,7 @@ import type { Clock } from '../sched/index.js'
 import type { HostCiphers } from './ciphers.js'
 import type { HostCodecs } from './codecs.js'
 import type { HostFiles } from './files.js'
+import type { HostHttp } from './http.js'
 import type { HostSockets } from './sockets.js'
 import type { HostThreads } from './threads.js'
 
@@ -22,6 +24,8 @@ export interface Host {
   readonly threads?: HostThreads
   /** Absent: nothing reaches the network. */
   readonly sockets?: HostSockets
+  /** Absent: web servers cannot be read from. */
+  readonly http?: HostHttp
   /** What limits and timeouts go by; absent: the platform's monotonic clock. */
   readonly clock?: Clock
   /** Decides the path rules: drive letters and backslashes count only on win32 (seed L94-163). */

@@ -35,6 +35,12 @@ export function createNodeHost(options: NodeHostOptions = {}): Host {
         return await new NodeThreads(options.threadScript).start(name)
       },
     },
+    http: {
+      client: async (clientOptions) => {
+        const { openHttpClient } = await import('./http/client.js')
+        return await openHttpClient(clientOptions)
+      },
+    },
     sockets: lazySockets(options.io ?? 'auto'),
     pathStyle: process.platform === 'win32' ? 'win32' : 'posix',
     randomBytes,

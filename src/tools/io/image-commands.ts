@@ -89,8 +89,11 @@ export const imageCommands: readonly IoCommand[] = [
         session.print(`format name: ${driver.name}`)
       }
       const info = driverInfo(node)
-      session.print(`cluster size: ${amountText(info?.clusterSize ?? 0)}`)
-      session.print(`vm state offset: ${amountText(info?.vmStateOffset ?? 0)}`)
+      if (info === undefined) {
+        throw new CommandFailure()
+      }
+      session.print(`cluster size: ${amountText(info.clusterSize ?? 0)}`)
+      session.print(`vm state offset: ${amountText(info.vmStateOffset ?? 0)}`)
       const specific = await node.state?.specificInfo?.()
       if (specific !== undefined) {
         session.print('Format specific information:')

@@ -1,5 +1,7 @@
 /** Lines that the I/O commands print. */
 
+import { fixedText } from '../../bytes/index.js'
+
 const units = ['', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB', 'EiB'] as const
 
 /** A number of bytes as `qemu-io` prints it: `1 MiB`, `1.500 KiB`, `512 bytes`, `0.5 bytes`. */
@@ -8,7 +10,7 @@ export function amountText(value: number): string {
   while (unit < 6 && value >= 1024 ** (unit + 1)) {
     unit++
   }
-  const text = unit === 0 ? value.toFixed(6) : (value / 1024 ** unit).toFixed(3)
+  const text = unit === 0 ? fixedText(value, 6) : fixedText(value / 1024 ** unit, 3)
   const trimmed = text.replace(/\.000.*$/, '')
   return `${trimmed} ${unit === 0 ? 'bytes' : units[unit]}`
 }

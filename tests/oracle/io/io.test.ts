@@ -29,6 +29,7 @@ truncate x|truncate 2M|truncate -m foo 1M|truncate|truncate 1M 2M|truncate -x 1M
 foo|?x|sleep x|sleep 1|sleep -1|sleep|sigraise x|sigraise 0|sigraise|help foo|help a b|q|quit 1 2|close|c
 break a b|break read_aio b|remove_break a|resume a|break a|wait_break|open|open -x|open a b|open nosuch|open -t x a|open -d x a|open -i x a
 reopen -r|reopen -w|reopen -rw|reopen -r -o read-only=on|reopen -c x|reopen -c none -o cache.direct=off|reopen x|reopen -o foo=1|reopen -c writeback
+truncate 2880k;length|truncate 2881k;length|truncate 3200;length|truncate 1056;length|close;open -f raw null-co://;info|close;open driver=null-co;info
 close;read 0 512|close;open -r a.qcow2;length|close;open -o driver=raw a.qcow2;info|close;open -n a.qcow2;length|close;o -U -o force-share=off a.qcow2
 write -P 1 0 64k;read -P 1 0 64k;read -P 2 0 64k;map;alloc 0 1M|write -P 5 1000 3000;read -v 990 20;read -P 5 1000 3000
 aio_write -P 4 0 64k;aio_read -P 4 128k 512;aio_flush;read -P 4 0 64k;length|reopen -r;write 0 512;reopen -w;write 0 512|foo;length;bar

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { Backend, createBlockLayer, truncateNode } from '../../../graph/index.js'
+import { Backend, createBlockLayer, reopenSetReadOnly, truncateNode } from '../../../graph/index.js'
 import { MemoryHost } from '../../../testing/index.js'
 import { file } from '../../protocol/file/index.js'
 import { preallocate } from './index.js'
@@ -81,4 +81,33 @@ test('gives the preallocation back with the permission to resize', async () => {
   expect(contents.size).toBe(512)
   await image.close()
   expect(contents.size).toBe(512)
+})
+
+test('becoming read-only gives the preallocation back, writable again it grows ahead again', async () => {
+  const { contents, image } = await setup(4096)
+  await image.write(4096, 512, new Uint8Array(512).fill(1))
+  expect(contents.size).toBe(5 * mib)
+  await image.setPermissions(1, 15)
+  await reopenSetReadOnly(image.node, true)
+  expect(image.node.readOnly).toBe(true)
+  expect(contents.size).toBe(4608)
+  expect(image.length).toBe(4608)
+  await reopenSetReadOnly(image.node, false)
+  await image.setPermissions(1 | 2 | 8, 15)
+  await image.write(4608, 512, new Uint8Array(512).fill(2))
+  expect(contents.size).toBe(5 * mib)
+  await image.close()
+  expect(contents.size).toBe(5120)
+  expect([contents.bytes()[4095], contents.bytes()[4607], contents.bytes()[5119]]).toEqual([7, 1, 2])
+})
+
+test('a writer that let go of its permissions has none after the image became read-only', async () => {
+  const { contents, image } = await setup()
+  await image.write(0, 700, new Uint8Array(700).fill(1))
+  await image.setPermissions(1, 15)
+  expect(contents.size).toBe(700)
+  await reopenSetReadOnly(image.node, true)
+  await expect(image.setPermissions(1 | 2, 15)).rejects.toThrow('read-only')
+  expect(contents.size).toBe(700)
+  await image.close()
 })

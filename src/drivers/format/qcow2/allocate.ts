@@ -48,6 +48,11 @@ export class ClusterAllocator {
     this.#next = Math.min(this.#next, cluster)
   }
 
+  /** First cluster that the next search looks at. */
+  get searchStart(): number {
+    return this.#next
+  }
+
   /** Starts over: another part of the driver has changed refcounts in the file. */
   reset(): void {
     this.#next = 0

@@ -3,7 +3,7 @@ import fs from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { type BlockLayer, createBlockLayer, truncateNode } from '../../../graph/index.js'
+import { type BlockLayer, createBlockLayer, createWithDriver, truncateNode } from '../../../graph/index.js'
 import { ReqFlags } from '../../../io/index.js'
 import { createNodeHost } from '../../../platform/node/index.js'
 import { file } from '../../protocol/file/index.js'
@@ -76,6 +76,25 @@ test.runIf(oracle)('writes', async () => {
     await layer.unref(node)
     qemu('qemu-io', '-f', 'qcow2', ...commands, theirs)
     expect(firstDifference(theirs, ours), `seed ${seed}, ${what}, ${commands.join(' ')}`).toBe('none')
+  }
+})
+
+test.runIf(oracle)('L1 tables that need many refcount blocks', async () => {
+  for (const [clusterSize, refcountBits, size] of [
+    [512, 64, 4 * 2 ** 30],
+    [512, 1, 3 * 2 ** 30 + 512],
+    [1024, 32, 20 * 2 ** 30],
+  ] as const) {
+    const [theirs, ours] = [path.join(folder, 'qemu'), path.join(folder, 'ours')]
+    const options = `cluster_size=${clusterSize},refcount_bits=${refcountBits}`
+    qemu('qemu-img', 'create', '-q', '-f', 'qcow2', '-o', options, theirs, String(size))
+    fs.rmSync(ours, { force: true })
+    await createWithDriver(layer, qcow2, ours, {
+      size,
+      cluster_size: clusterSize,
+      refcount_bits: refcountBits,
+    })
+    expect(firstDifference(theirs, ours), `${options} ${size}`).toBe('none')
   }
 })
 

@@ -192,6 +192,10 @@ export class Refcounts {
     const { blockEntries } = this.#meta.geometry
     const { blocks } = this.#meta
     const end = first + count
+    if (count > 1 && this.#meta.allocator.searchStart >= end && !(await this.#makeBlocks(first, end))) {
+      this.#meta.allocator.searchFrom(first)
+      return false
+    }
     let at = first
     try {
       while (at < end) {
@@ -223,6 +227,31 @@ export class Refcounts {
     } catch (error) {
       await this.#undoIncrease(first, at)
       throw error
+    }
+    return true
+  }
+
+  /**
+   * Makes the blocks that are missing for `[first, end)`, none of them inside it: the search for their
+   * places begins behind it. Counting first and taking it back for each block would take a time that
+   * grows with the square of a long run.
+   *
+   * @returns whether the clusters are still free
+   */
+  async #makeBlocks(first: number, end: number): Promise<boolean> {
+    const { blockEntries } = this.#meta.geometry
+    const { allocator } = this.#meta
+    const { table } = this
+    for (let at = first; at < end; at += blockEntries - (at % blockEntries)) {
+      // One that needed a block to be counted in is made at the second try.
+      while (this.blockOffset(this.tableIndex(at)) === 0) {
+        await this.growth.allocateBlock(at)
+        // A larger table may stand where the clusters were.
+        if (this.table !== table || allocator.searchStart < end) {
+          return false
+        }
+        allocator.searchFrom(end)
+      }
     }
     return true
   }
