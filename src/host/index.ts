@@ -38,7 +38,7 @@ export interface Host {
   randomBytes(length: number): Uint8Array
   /** Whether `bytes` bytes of `a` from `aOffset` and of `b` from `bOffset` are equal; both ranges exist. */
   sameBytes(a: Uint8Array, aOffset: number, b: Uint8Array, bOffset: number, bytes: number): boolean
-  /** Writes a line to the user, such as the probed-raw warning. */
+  /** Writes a line to the user, such as the probed-raw warning; it may begin with `warning: ` or `error: `. */
   warn(line: string): void
   /** Writes a line that is output rather than a warning, such as what blkdebug tells; absent: dropped. */
   print?(line: string): void
