@@ -22,6 +22,7 @@ import { hostDevice } from './drivers/protocol/host_device/index.js'
 import { http, https } from './drivers/protocol/http/index.js'
 import { nbd, nbdTcp, nbdUnix } from './drivers/protocol/nbd/index.js'
 import { nullAio, nullCo } from './drivers/protocol/null/index.js'
+import { ssh } from './drivers/protocol/ssh/index.js'
 import { vvfat } from './drivers/protocol/vvfat/index.js'
 import type { BlockDriver } from './graph/index.js'
 
@@ -55,6 +56,7 @@ export const allDrivers: readonly BlockDriver[] = [
   nbdUnix,
   http,
   https,
+  ssh,
   nullCo,
   nullAio,
   file,

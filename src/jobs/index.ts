@@ -9,9 +9,21 @@ export {
   type JobOnError,
   onErrorWords,
 } from './block-job.js'
+export { type CommitOptions, createCommit } from './commit.js'
+export type { CommonJobOptions } from './copying.js'
 export { Job, type JobDriver, type JobHome, type JobInfo, type JobOptions } from './job.js'
+export {
+  type ActiveCommitOptions,
+  createActiveCommit,
+  createMirror,
+  type MirrorCopyMode,
+  type MirrorOptions,
+  type SyncMode,
+  syncModes,
+} from './mirror.js'
 export type { JobProgress, JobProgressInfo } from './progress.js'
 export { RateLimiter } from './rate-limiter.js'
 export { JobRegistry } from './registry.js'
 export * from './states.js'
+export { createStream, type StreamOptions } from './stream.js'
 export { JobTransaction } from './transaction.js'

@@ -52,6 +52,12 @@ export function createNodeHost(options: NodeHostOptions = {}): Host {
         return await openHttpClient(clientOptions)
       },
     },
+    ssh: {
+      open: async (place, path, mode) => {
+        const { openSftpFile } = await import('./ssh/client.js')
+        return await openSftpFile(place, path, mode)
+      },
+    },
     sockets: lazySockets(options.io ?? 'auto'),
     pathStyle: process.platform === 'win32' ? 'win32' : 'posix',
     randomBytes,
