@@ -4,6 +4,7 @@ import type { FileAlignment, FileKind, FileStat, HostFile } from '../../host/ind
 import type { Maybe, Wait } from '../../sched/index.js'
 import type { AioBackend, AioMode } from './aio-backend.js'
 import type { AioBackends } from './aio-backends.js'
+import { giveAligned, takeAligned } from './aligned-pool.js'
 import { setExtentSizeHint, setNoCopyOnWrite } from './attributes.js'
 import { Errno, fromNode } from './errors.js'
 import { describe, identityOf, kindOf, publishedDeviceSize } from './file-stat.js'
@@ -188,23 +189,32 @@ export class NodeFile implements HostFile {
   }
 
   #readBounced(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): Wait {
-    const aligned = alignedBuffer(this.alignment.memory, bytes)
+    const aligned = takeAligned(bytes)
+    const arrived = (): void => {
+      copyBytes(aligned, 0, buffer, bufferOffset, bytes)
+      giveAligned(aligned)
+    }
     const wait = this.#transferIn(offset, bytes, aligned, 0)
     if (wait === undefined) {
-      buffer.set(aligned, bufferOffset)
+      arrived()
       return undefined
     }
-    return wait.then(() => {
-      buffer.set(aligned, bufferOffset)
-    })
+    return wait.then(arrived)
   }
 
   write(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): Wait {
     checkRange(offset, bytes, buffer, bufferOffset)
     if (this.#direct && !isAligned(buffer, bufferOffset, this.alignment.memory)) {
-      const aligned = alignedBuffer(this.alignment.memory, bytes)
-      aligned.set(buffer.subarray(bufferOffset, bufferOffset + bytes))
-      return this.#transferOut(offset, bytes, aligned, 0)
+      const aligned = takeAligned(bytes)
+      copyBytes(buffer, bufferOffset, aligned, 0, bytes)
+      const wait = this.#transferOut(offset, bytes, aligned, 0)
+      if (wait === undefined) {
+        giveAligned(aligned)
+      }
+      // After a failure nobody knows what still looks at the memory: it is left to the collector.
+      return wait?.then(() => {
+        giveAligned(aligned)
+      })
     }
     return this.#transferOut(offset, bytes, buffer, bufferOffset)
   }
@@ -379,6 +389,10 @@ export class NodeFile implements HostFile {
     }
     return wait
   }
+}
+
+function copyBytes(from: Uint8Array, at: number, to: Uint8Array, toAt: number, bytes: number): void {
+  to.set(from.subarray(at, at + bytes), toAt)
 }
 
 /**

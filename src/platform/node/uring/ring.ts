@@ -209,13 +209,13 @@ export class Ring {
     await this.#c.uringEnterAsync(this.#fd, 0, 1, IORING_ENTER_GETEVENTS)
   }
 
-  /** Takes all completions; returns how many there were. `completed` may prepare requests. */
-  reap(completed: Completed): number {
+  /** Takes completions, `limit` at most; returns how many there were. `completed` may prepare requests. */
+  reap(limit: number, completed: Completed): number {
     const words = this.#words
     const first = words[this.#cqHead] as number
     let head = first
     const tail = Atomics.load(words, this.#cqTail)
-    while (head !== tail) {
+    while (head !== tail && ((head - first) | 0) < limit) {
       const at = this.#cqes + (head & this.#cqMask) * (cqeBytes / 4)
       const id = words[at] as number
       const result = words[at + 2] as number

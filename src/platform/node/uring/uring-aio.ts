@@ -11,6 +11,8 @@ import { fsyncDataOnly, Ring, UringOperation } from './ring.js'
 const depth = 256
 /** Largest transfer in one request, bytes. */
 const callBytes = 1 << 30
+/** Completions dealt with before new requests go to the kernel: a device must not run dry meanwhile. */
+const batch = 16
 /** How long a process that has nothing else to do sleeps in the kernel at a time, microseconds. */
 const nap = 100
 /** How long the event loop looks for completions after the last one before it goes to sleep, milliseconds. */
@@ -202,7 +204,7 @@ export class UringAio implements AioBackend {
   }
 
   #reap(): number {
-    const found = this.#ring.reap(this.#completed)
+    const found = this.#ring.reap(batch, this.#completed)
     while (this.#backlog.length > 0 && this.#freeIds.length > 0 && this.#ring.hasRoom) {
       this.#start(this.#backlog.shift() as Request)
     }
