@@ -1,4 +1,12 @@
 /** Jobs on nodes: mirror, backup, stream, commit, create, amend. May import graph, io, formatkit and image. */
+
+export {
+  type BackupOptions,
+  type BitmapMode,
+  bitmapModes,
+  createBackup,
+  startBackups,
+} from './backup.js'
 export {
   BlockJob,
   type BlockJobDriver,
