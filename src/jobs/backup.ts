@@ -11,6 +11,7 @@ import {
   skipFilters,
 } from '../graph/index.js'
 import { BlockStatus } from '../io/index.js'
+import type { Wait } from '../sched/index.js'
 import type { BlockJob, BlockJobDriver, JobOnError } from './block-job.js'
 import { CopyLanes } from './copy-lanes.js'
 import { type CommonJobOptions, handleError, makeBlockJob, settled } from './copying.js'
@@ -94,7 +95,7 @@ export async function createBackup(given: BackupOptions): Promise<BlockJob> {
 }
 
 /**
- * Backups of several images at the same moment, started. With `grouped` all of them fail if one does.
+ * Backups of one or several images at the same moment, started. With `grouped` all of them fail if one does.
  *
  * @throws BlockError as {@link createBackup}; nothing has been started then
  */
@@ -121,12 +122,13 @@ export async function startBackups(
     }
     throw error
   } finally {
+    for (const job of jobs.filter(({ status }) => status === 'created')) {
+      job.start()
+    }
+    // As in QEMU they begin paused: the guests are held back until all of them stand.
     for (const section of sections) {
       section.end()
     }
-  }
-  for (const job of jobs) {
-    job.start()
   }
   return jobs
 }
@@ -328,8 +330,8 @@ class Backup implements BlockJobDriver {
     }
   }
 
-  async pause(): Promise<void> {
-    await this.#lanes?.allFinished()
+  pause(): Wait {
+    return this.#lanes?.allFinished()
   }
 
   /** Takes out what the image itself does not hold. */

@@ -205,7 +205,7 @@ export class BlockJob extends Job {
       this.home.emit('BLOCK_JOB_ERROR', { device: this.id, operation: isRead ? 'read' : 'write', action })
     }
     if (action === 'stop') {
-      this.pauseAsUser()
+      this.pauseForError()
       if (this.#ioStatus === 'ok') {
         this.#ioStatus = code === 'ENOSPC' ? 'nospace' : 'failed'
       }

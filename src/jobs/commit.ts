@@ -2,6 +2,7 @@ import { blockError } from '../errors/index.js'
 import {
   type BlockDriver,
   type BlockNode,
+  checkNotBlocked,
   dropIntermediate,
   findOverlay,
   freezeChain,
@@ -47,6 +48,17 @@ class CommitTop extends JobFilter {
   }
 }
 
+/** @throws BlockError EBUSY if another job uses what a commit needs */
+export function checkCommitAllowed(node: BlockNode, top: BlockNode, base: BlockNode): void {
+  checkNotBlocked(node, 'commit-source')
+  for (let at: BlockNode | undefined = top; at !== undefined; at = nextBelow(at)) {
+    checkNotBlocked(at, 'commit-target')
+    if (at === base) {
+      break
+    }
+  }
+}
+
 /**
  * A job that copies what the images from `top` down hold into `base`, then takes them out of the chain
  * (`block-commit` of images below the active one). Created, not started.
@@ -62,6 +74,7 @@ export async function createCommit(options: CommitOptions): Promise<BlockJob> {
   if (baseOverlay === undefined) {
     throw blockError('EINVAL', `'${base.name}' is not in the backing chain of '${top.name}'`)
   }
+  checkCommitAllowed(node, top, base)
   const wasReadOnly = base.readOnly
   if (wasReadOnly) {
     await reopenSetReadOnly(base, false)

@@ -3,6 +3,7 @@ import {
   type BlockNode,
   changeBackingFile,
   checkChainNotFrozen,
+  checkNotBlocked,
   findOverlay,
   freezeChain,
   Perm,
@@ -55,6 +56,9 @@ export async function createStream(options: StreamOptions): Promise<BlockJob> {
   let above = baseOverlay
   for (let below = nextBelow(above); below !== undefined && below !== stop; below = nextBelow(above)) {
     above = below
+  }
+  for (let at: BlockNode | undefined = node; at !== undefined && at !== stop; at = nextBelow(at)) {
+    checkNotBlocked(at, 'stream')
   }
   checkChainNotFrozen(node, above)
   const wasReadOnly = node.readOnly
