@@ -259,8 +259,11 @@ class Backup implements BlockJobDriver {
     const lanes = new CopyLanes(Math.min(maxWorkers, defaultWorkers))
     this.#lanes = lanes
     try {
-      while (!job.isCancelled) {
+      for (;;) {
         await job.breathe()
+        if (job.isCancelled) {
+          return
+        }
         const fault = lanes.takeFault()
         if (fault !== undefined) {
           this.#handle(job, fault)
@@ -278,18 +281,14 @@ class Backup implements BlockJobDriver {
           await lanes.oneFinished()
           continue
         }
-        await job.limit(area.bytes)
-        if (!job.isCancelled && !job.pauseRequested && todo.nextDirty(area.offset, area.bytes) >= 0) {
-          this.#cursor = area.offset + area.bytes
-          lanes.start(() => this.#copier.copy(area.offset, area.bytes))
-        }
+        this.#cursor = area.offset + area.bytes
+        job.moved(area.bytes)
+        lanes.start(() => this.#copier.copy(area.offset, area.bytes))
       }
     } finally {
       await lanes.allFinished()
     }
-    if (!job.isCancelled) {
-      await this.#flushTarget(job)
-    }
+    await this.#flushTarget(job)
   }
 
   /** What is to be copied next. In flight is what lies before the cursor; it may have to be done again. */

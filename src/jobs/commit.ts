@@ -143,7 +143,11 @@ class Commit implements BlockJobDriver {
     }
     const buffer = new Uint8Array(Math.min(chunkBytes, length))
     const status = new ChainStatus()
-    for (let offset = 0; offset < length && !job.isCancelled; ) {
+    for (let offset = 0; offset < length; ) {
+      await job.breathe()
+      if (job.isCancelled) {
+        return
+      }
       const wanted = Math.min(chunkBytes, length - offset)
       let reading = true
       let bytes = 0
@@ -152,14 +156,10 @@ class Commit implements BlockJobDriver {
         const { allocated } = status
         const part = status.bytes === 0 ? wanted : status.bytes
         if (allocated) {
-          await job.limit(part)
-          await job.pausePoint()
-          if (job.isCancelled) {
-            return
-          }
           await settled(top.read(offset, part, buffer, 0, 0))
           reading = false
           await settled(base.write(offset, part, buffer, 0, 0))
+          job.moved(part)
         }
         bytes = part
       } catch (error) {
@@ -168,12 +168,9 @@ class Commit implements BlockJobDriver {
       }
       offset += bytes
       job.progress.update(bytes)
-      await job.breathe()
     }
-    if (!job.isCancelled) {
-      // The images above go away: what they held must not get lost with the power.
-      await settled(base.flush())
-    }
+    // The images above go away: what they held must not get lost with the power.
+    await settled(base.flush())
   }
 
   async prepare(job: BlockJob): Promise<void> {

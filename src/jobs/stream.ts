@@ -124,17 +124,17 @@ class Stream implements BlockJobDriver {
     const { onError = 'report' } = this.#options
     let failure: unknown
     job.progress.setRemaining(length)
-    for (let offset = 0; offset < length && !job.isCancelled; ) {
+    for (let offset = 0; offset < length; ) {
+      await job.breathe()
+      if (job.isCancelled) {
+        return
+      }
       let bytes = 0
       try {
         const part = await this.#nextPart(image, offset, Math.min(chunkBytes, length - offset))
         if (part.copy) {
-          await job.limit(part.bytes)
-          await job.pausePoint()
-          if (job.isCancelled) {
-            return
-          }
           await settled(filter.read(offset, part.bytes, buffer, 0, 0))
+          job.moved(part.bytes)
         }
         bytes = part.bytes
       } catch (error) {
@@ -145,9 +145,8 @@ class Stream implements BlockJobDriver {
       }
       offset += bytes
       job.progress.update(bytes)
-      await job.breathe()
     }
-    if (failure !== undefined && !job.isCancelled) {
+    if (failure !== undefined) {
       throw failure
     }
   }

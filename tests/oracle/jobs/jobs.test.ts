@@ -56,8 +56,8 @@ const target = {
 }
 const short = { driver: 'qcow2', 'node-name': 's', file: { driver: 'file', filename: 's.qcow2' } }
 
-/** A command, or a status of a job to wait for. */
-type Step = readonly [command: string, args: object] | { readonly until: string; readonly job?: string }
+/** A command, or a status of the job or bytes done to wait for. */
+type Step = readonly [command: string, args: object] | { readonly until: string } | { readonly moved: number }
 
 const job = { 'job-id': 'j' }
 const over: Step = { until: 'null' }
@@ -96,6 +96,7 @@ const cases: Record<string, readonly Step[]> = {
   ],
   'a slow stream is paused and cancelled': [
     ['block-stream', { ...job, device: 'c', speed: 1 }],
+    { moved: 65536 },
     ['job-pause', { id: 'j' }],
     { until: 'paused' },
     ['job-pause', { id: 'j' }],
@@ -249,6 +250,18 @@ async function until(side: JobSide, wanted: string, id: string, from: number): P
   }
 }
 
+async function untilMoved(side: JobSide, bytes: number): Promise<void> {
+  for (let waits = 0; waits < 2000; waits++) {
+    const reply = await side.execute('query-jobs', {})
+    const [first] = 'return' in reply ? (reply.return as { 'current-progress': number }[]) : []
+    if ((first?.['current-progress'] ?? 0) >= bytes) {
+      return
+    }
+    await new Promise((resolve) => setTimeout(resolve, 5))
+  }
+  throw new Error(`the job does not move ${bytes} bytes`)
+}
+
 async function play(
   side: JobSide,
   steps: readonly Step[],
@@ -257,7 +270,9 @@ async function play(
   let seen = 0
   for (const step of steps) {
     if ('until' in step) {
-      seen = await until(side, step.until, step.job ?? 'j', seen)
+      seen = await until(side, step.until, 'j', seen)
+    } else if ('moved' in step) {
+      await untilMoved(side, step.moved)
     } else {
       replies.push(await side.execute(...step))
     }
