@@ -15,6 +15,7 @@ import { dmg } from './drivers/format/dmg/index.js'
 import { luks } from './drivers/format/luks/index.js'
 import { qcow2 } from './drivers/format/qcow2/index.js'
 import { raw } from './drivers/format/raw/index.js'
+import { vdi } from './drivers/format/vdi/index.js'
 import { vhdx } from './drivers/format/vhdx/index.js'
 import { vpc } from './drivers/format/vpc/index.js'
 import { file } from './drivers/protocol/file/index.js'
@@ -22,6 +23,7 @@ import { hostDevice } from './drivers/protocol/host_device/index.js'
 import { http, https } from './drivers/protocol/http/index.js'
 import { nbd, nbdTcp, nbdUnix } from './drivers/protocol/nbd/index.js'
 import { nullAio, nullCo } from './drivers/protocol/null/index.js'
+import { ssh } from './drivers/protocol/ssh/index.js'
 import { vvfat } from './drivers/protocol/vvfat/index.js'
 import type { BlockDriver } from './graph/index.js'
 
@@ -44,6 +46,7 @@ export const allDrivers: readonly BlockDriver[] = [
   quorum,
   raw,
   qcow2,
+  vdi,
   vhdx,
   vpc,
   bochs,
@@ -55,6 +58,7 @@ export const allDrivers: readonly BlockDriver[] = [
   nbdUnix,
   http,
   https,
+  ssh,
   nullCo,
   nullAio,
   file,

@@ -142,7 +142,9 @@ export function swapBacking(node: BlockNode, backing: BlockNode | undefined): Ed
       restoreParent()
       below.inheritsFrom = inherited
       node.backingBlocker.message = blockerMessage
-      below.opBlockers.blockAll(node.backingBlocker, allowedOnBacking)
+      if (!node.isFilter) {
+        below.opBlockers.blockAll(node.backingBlocker, allowedOnBacking)
+      }
     })
   }
   const revert = (): void => {
@@ -163,8 +165,10 @@ export function swapBacking(node: BlockNode, backing: BlockNode | undefined): Ed
     if (takesOver) {
       backing.inheritsFrom = node
     }
-    node.backingBlocker.message = `node is used as backing hd of '${deviceOrNodeName(node)}'`
-    backing.opBlockers.blockAll(node.backingBlocker, allowedOnBacking)
+    if (!node.isFilter) {
+      node.backingBlocker.message = `node is used as backing hd of '${deviceOrNodeName(node)}'`
+      backing.opBlockers.blockAll(node.backingBlocker, allowedOnBacking)
+    }
     undo.push(() => {
       backing.opBlockers.unblockAll(node.backingBlocker)
       cut(node.children, edge)

@@ -37,6 +37,9 @@ function strongOptions(node: BlockNode, into: OptionDict): boolean {
 
 /** As {@link fullOpenOptions}, with a level for each child; a node's own options keep their dots, as in QEMU's names. */
 function fullOpenTree(node: BlockNode): OptionTree {
+  if (node.implicit && node.primary !== undefined) {
+    return fullOpenTree(node.primary)
+  }
   const own = new OptionDict()
   strongOptions(node, own)
   const tree: Record<string, OptionTree[string]> = Object.fromEntries(own.entries())
@@ -76,6 +79,11 @@ export function refreshFilename(node: BlockNode): void {
   }
   for (const child of node.children) {
     refreshFilename(child.node)
+  }
+  if (node.implicit && node.primary !== undefined) {
+    node.exactFilename = node.primary.exactFilename
+    node.filename = node.primary.filename
+    return
   }
   const options = new OptionDict()
   const strong = strongOptions(node, options)

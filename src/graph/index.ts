@@ -38,7 +38,7 @@ export { BlockNode } from './node.js'
 export { isWellFormedId, NodeNames } from './node-names.js'
 export { type UserObject, UserObjects } from './objects.js'
 export * from './op-blockers.js'
-export { genericOptions } from './open.js'
+export { genericOptions, openWithDriver } from './open.js'
 export * from './paths.js'
 export {
   cumulativePermissions,

@@ -40,6 +40,8 @@ export class BlockNode extends IoNode implements EdgeParent {
   autoBackingFile = ''
   /** Format was guessed by probing. */
   probed = false
+  /** A filter that an operation put in, not the user: names look through it. */
+  implicit = false
   /** Parent whose options this node inherited from, if any. */
   inheritsFrom: BlockNode | undefined = undefined
   /** `force-share=on`: no locks, nothing is promised. */

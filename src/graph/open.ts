@@ -1,5 +1,5 @@
 import { type BlockError, blockError, errnoError, isBlockError, strerror } from '../errors/index.js'
-import { defineOptions, type OptionDict, parseJsonFilename, takeOptions } from '../options/index.js'
+import { defineOptions, OptionDict, parseJsonFilename, takeOptions } from '../options/index.js'
 import { openBackingFile } from './backing.js'
 import type { BlockChild } from './child.js'
 import { type BlockDriver, isProtocolLevel, type OpenContext } from './driver.js'
@@ -122,6 +122,36 @@ export async function openInherit(layer: BlockLayer, request: OpenRequest): Prom
     await layer.unref(node).catch(() => undefined)
     throw error
   }
+}
+
+/**
+ * A node of `driver`, which need not be one of the layer's: operations put nodes of their own into the
+ * graph. It has no children yet. The caller owns one reference.
+ *
+ * @throws BlockError if the name is malformed or taken
+ */
+export async function openWithDriver(
+  layer: BlockLayer,
+  driver: BlockDriver,
+  nodeName: string | undefined,
+  flags: Partial<OpenFlags>,
+): Promise<BlockNode> {
+  const described = new OptionDict([['driver', driver.name]])
+  const node = new BlockNode(layer, described, described.clone())
+  node.flags = { ...noFlags, allowWrite: flags.write === true, ...flags }
+  layer.nodes.add(node)
+  try {
+    await openCommon(
+      node,
+      driver,
+      new OptionDict(nodeName === undefined ? [] : [['node-name', nodeName]]),
+      undefined,
+    )
+  } catch (error) {
+    await closeNode(node).catch(() => undefined)
+    throw error
+  }
+  return node
 }
 
 /** Works out driver and file name from each other (seed L988-1087). */

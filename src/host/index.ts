@@ -4,6 +4,7 @@ export * from './codecs.js'
 export * from './files.js'
 export * from './http.js'
 export * from './sockets.js'
+export * from './ssh.js'
 export * from './threads.js'
 
 import type { Clock } from '../sched/index.js'
@@ -12,6 +13,7 @@ import type { HostCodecs } from './codecs.js'
 import type { HostFiles } from './files.js'
 import type { HostHttp } from './http.js'
 import type { HostSockets } from './sockets.js'
+import type { HostSsh } from './ssh.js'
 import type { HostThreads } from './threads.js'
 
 /** A platform. `platform/node` implements it; others may follow. */
@@ -26,6 +28,8 @@ export interface Host {
   readonly sockets?: HostSockets
   /** Absent: web servers cannot be read from. */
   readonly http?: HostHttp
+  /** Absent: files cannot be reached over SSH. */
+  readonly ssh?: HostSsh
   /** What limits and timeouts go by; absent: the platform's monotonic clock. */
   readonly clock?: Clock
   /** Decides the path rules: drive letters and backslashes count only on win32 (seed L94-163). */
@@ -34,7 +38,7 @@ export interface Host {
   randomBytes(length: number): Uint8Array
   /** Whether `bytes` bytes of `a` from `aOffset` and of `b` from `bOffset` are equal; both ranges exist. */
   sameBytes(a: Uint8Array, aOffset: number, b: Uint8Array, bOffset: number, bytes: number): boolean
-  /** Writes a line to the user, such as the probed-raw warning. */
+  /** Writes a line to the user, such as the probed-raw warning; it may begin with `warning: ` or `error: `. */
   warn(line: string): void
   /** Writes a line that is output rather than a warning, such as what blkdebug tells; absent: dropped. */
   print?(line: string): void

@@ -167,21 +167,30 @@ export class BlockJob extends Job {
     }
   }
 
-  /** Lets all nodes go. Idempotent; the end of the job does it. */
-  async removeAllNodes(): Promise<void> {
-    const edges = this.#edges.splice(0).reverse()
-    for (const { node } of edges) {
+  /** Lets one node go. Idempotent. */
+  async removeNode(edge: BlockChild | undefined): Promise<void> {
+    const at = edge === undefined ? -1 : this.#edges.indexOf(edge)
+    if (edge === undefined || at < 0) {
+      return
+    }
+    this.#edges.splice(at, 1)
+    const { node } = edge
+    if (this.#edges.every((other) => other.node !== node)) {
       node.opBlockers.unblockAll(this.#blocker)
     }
-    for (const edge of edges) {
-      const { node } = edge
-      await node.layer.graphLock.run(async () => {
-        detachEdge(edge)
-        if (node.references > 1) {
-          await settlePermissions([node])
-        }
-      })
-      await node.layer.unref(node)
+    await node.layer.graphLock.run(async () => {
+      detachEdge(edge)
+      if (node.references > 1) {
+        await settlePermissions([node])
+      }
+    })
+    await node.layer.unref(node)
+  }
+
+  /** Lets all nodes go. Idempotent; the end of the job does it. */
+  async removeAllNodes(): Promise<void> {
+    for (const edge of [...this.#edges].reverse()) {
+      await this.removeNode(edge)
     }
   }
 

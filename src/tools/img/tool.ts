@@ -3,6 +3,7 @@ import type { BlockLayer } from '../../graph/index.js'
 import type { ImageSpec } from '../../image/index.js'
 import { appendOptionText, parseImageOptions, parseSizeExact, sizeWarning } from '../../options/index.js'
 import { type ToolContext, ToolExit } from '../context.js'
+import { driverLine } from '../driver-line.js'
 import { Getopt, type LongOption, type ParsedOption } from '../getopt.js'
 import { addObject } from '../objects.js'
 
@@ -55,7 +56,9 @@ export class ImgTool {
   }
 
   async #makeLayer(): Promise<BlockLayer> {
-    const layer = await this.context.createLayer((line) => this.#driverLine(line))
+    const layer = await this.context.createLayer((line) =>
+      this.context.stderr(driverLine(this.context.program, line)),
+    )
     this.#closeLayer = () => layer.closeAll()
     return layer
   }
@@ -77,15 +80,6 @@ export class ImgTool {
     this.error(`warning: ${text}`)
     if (hint !== undefined) {
       this.context.stderr(`${hint}\n`)
-    }
-  }
-
-  /** Lines that drivers print: warnings get the program's name, other lines stay as they are. */
-  #driverLine(line: string): void {
-    if (line.startsWith('warning: ')) {
-      this.error(line)
-    } else {
-      this.context.stderr(`${line}\n`)
     }
   }
 

@@ -1,6 +1,7 @@
 import { isBlockError } from '../../errors/index.js'
 import { OptionDict, parseImageOptions } from '../../options/index.js'
 import { type ToolContext, ToolExit } from '../context.js'
+import { driverLine } from '../driver-line.js'
 import { Getopt, type LongOption } from '../getopt.js'
 import { addObject } from '../objects.js'
 import { allCommands } from './commands.js'
@@ -34,9 +35,7 @@ const longOptions: readonly LongOption[] = [
  */
 export async function run(argv: readonly string[], context: ToolContext): Promise<number> {
   const { program } = context
-  const layer = await context.createLayer((line) =>
-    context.stderr(line.startsWith('warning: ') ? `${program}: ${line}\n` : `${line}\n`),
-  )
+  const layer = await context.createLayer((line) => context.stderr(driverLine(program, line)))
   const session = new IoSession(context, layer, allCommands)
   let code: number
   try {

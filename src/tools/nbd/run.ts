@@ -7,6 +7,7 @@ import { showSnapshot } from '../../image/index.js'
 import { defaultPort, listExports } from '../../nbd/index.js'
 import { OptionDict, parseImageOptions } from '../../options/index.js'
 import { type ToolContext, ToolExit } from '../context.js'
+import { driverLine } from '../driver-line.js'
 import { listText } from './list.js'
 import {
   checkInheritedSockets,
@@ -34,9 +35,7 @@ export async function run(argv: readonly string[], context: ToolContext): Promis
     printed = true
     context.stderr(text)
   }
-  const layer = await context.createLayer((line) =>
-    stderr(line.startsWith('warning: ') ? `${program}: ${line}\n` : `${line}\n`),
-  )
+  const layer = await context.createLayer((line) => stderr(driverLine(program, line)))
   const failed = (error: unknown): number => {
     if (error instanceof ToolExit) {
       return error.code

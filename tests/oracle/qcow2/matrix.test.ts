@@ -60,7 +60,7 @@ async function img(side: Side, cwd: string, ...args: string[]) {
 }
 
 /** Runs a command line; returns what it said, which may be a refusal if both sides say the same. */
-async function perform(c: Case, side: Side, cwd: string, [tool, ...args]: Step): Promise<unknown> {
+async function perform(c: Case, side: Side, cwd: string, [tool, ...args]: Step) {
   if (tool === 'io') {
     const words = [
       ...imageArgs(c).slice(0, -1),
@@ -98,9 +98,13 @@ async function make(c: Case, side: Side, seed: number) {
     io(cwd, 'base', `write -P 0xb1 0 ${Math.floor(below / 2048) * 512}`, `write -P 0xb2 ${below - 1024} 1k`)
     args.push('-b', 'base', '-F', c.backing)
   }
-  const made = await img(side, cwd, ...args, 'image', String(size))
+  let made = await img(side, cwd, ...args, 'image', String(size))
+  for (let again = 0; again < 9 && made.stderr.includes('accurate CPU usage'); again++) {
+    // QEMU measures how long a key derivation takes, which fails on coarse clocks now and then.
+    made = await img(side, cwd, ...args, 'image', String(size))
+  }
   expect(made, `${side} ${args.join(' ')}`).toMatchObject({ status: 0, stderr: '' })
-  const said: unknown[] = []
+  const said: Awaited<ReturnType<typeof perform>>[] = []
   for (const step of scriptOf(c, seed)) {
     said.push(await perform(c, side, cwd, step))
   }
@@ -109,27 +113,14 @@ async function make(c: Case, side: Side, seed: number) {
 
 /** What a side says about the image in `cwd`. */
 async function judge(c: Case, side: Side, cwd: string) {
-  const say = async (...args: string[]) => {
-    const { status, stdout, stderr } = await img(side, cwd, ...args)
-    return { status, stdout, stderr }
-  }
+  const say = (...args: string[]) => img(side, cwd, ...args)
   const raw = `${side}.raw`
-  expect(
-    await img(
-      side,
-      cwd,
-      'convert',
-      ...imageArgs(c).slice(0, -1),
-      '-O',
-      'raw',
-      imageArgs(c).at(-1) ?? '',
-      raw,
-    ),
-  ).toEqual({ status: 0, stdout: '', stderr: '' })
+  const [name = '', ...open] = imageArgs(c).reverse()
+  const converted = await say('convert', ...open.reverse(), '-O', 'raw', name, raw)
+  expect(converted, `${side} convert`).toEqual({ status: 0, stdout: '', stderr: '' })
   return {
     check: await say('check', '--output=json', ...imageArgs(c)),
     info: await say('info', '--output=json', ...imageArgs(c)),
-    map: await say('map', '--output=json', ...imageArgs(c)),
     snapshots: await say('snapshot', '-l', ...imageArgs(c, 'snapshot')),
     contents: createHash('sha1')
       .update(fs.readFileSync(path.join(cwd, raw)))
@@ -170,8 +161,14 @@ function kindOf(extent: Extent): string {
 }
 
 /** A verdict without what differs between two images that were made alike: dates, keys, places in the file. */
-function shape(c: Case, { check, info, map, snapshots, contents }: Verdict) {
-  const { 'image-end-offset': _end, ...counts } = JSON.parse(check.stdout)
+function shape(c: Case, map: string, { check, info, snapshots, contents }: Verdict) {
+  // Where clusters go after discards differs a little; snapshots that QEMU fails to make leak clusters.
+  const {
+    'image-end-offset': _end,
+    'fragmented-clusters': _fragments,
+    leaks: _leaks,
+    ...counts
+  } = JSON.parse(check.stdout)
   const { 'actual-size': _size, snapshots: taken, ...about } = JSON.parse(info.stdout)
   const luks = about['format-specific']?.data?.encrypt
   if (luks !== undefined) {
@@ -188,7 +185,7 @@ function shape(c: Case, { check, info, map, snapshots, contents }: Verdict) {
     about,
     taken: (taken ?? []).map(({ id, name }: { id: string; name: string }) => ({ id, name })),
     lines: snapshots.stdout.split('\n').length,
-    extents: guestExtents(JSON.parse(map.stdout)),
+    extents: guestExtents(JSON.parse(map)),
     contents: ownContents ? undefined : contents,
   }
 }
@@ -220,11 +217,16 @@ describe.each(cases.map(({ c, seed }, i) => [`${seed}.${i}: ${nameOf(c)}`, c, se
       expect(made.ours.said).toEqual(made.qemu.said)
       const shapes: unknown[] = []
       for (const maker of ['qemu', 'ours'] as const) {
-        const verdict = await judge(c, 'qemu', made[maker].cwd)
-        expect(JSON.parse(verdict.check.stdout)['check-errors'], maker).toBe(0)
-        expect(verdict.check.status, `${maker}: ${verdict.check.stdout}`).toBe(0)
-        expect(await judge(c, 'ours', made[maker].cwd), `made by ${maker}`).toEqual(verdict)
-        shapes.push(shape(c, verdict))
+        const { cwd, said } = made[maker]
+        // Reading makes holes of the file look like data, so the maps come first.
+        const map = theirs(cwd, 'map', '--output=json', ...imageArgs(c))
+        expect(await ours(cwd, 'map', '--output=json', ...imageArgs(c)), `made by ${maker}`).toEqual(map)
+        const verdict = await judge(c, 'qemu', cwd)
+        const refused = said.some((one) => typeof one !== 'string' && one.status !== 0)
+        const clean = maker === 'qemu' && refused ? [0, 3] : [0]
+        expect(clean, `${maker}: ${verdict.check.stdout}`).toContain(verdict.check.status)
+        expect(await judge(c, 'ours', cwd), `made by ${maker}`).toEqual(verdict)
+        shapes.push(shape(c, map.stdout, verdict))
       }
       expect(shapes[1]).toEqual(shapes[0])
       if (c.bitmaps && c.encryption === 'none') {

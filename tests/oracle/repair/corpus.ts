@@ -54,12 +54,77 @@ const bases: Readonly<Record<string, readonly Command[]>> = {
     ['io', '-f', 'qcow2', '-c', 'write -P 1 0 40k', '-c', 'write -z 10k 20k', 'image'],
   ],
   lazy: plain('lazy_refcounts=on,cluster_size=1k'),
+  bitmaps: [
+    ...plain('cluster_size=4k'),
+    ['img', 'bitmap', '--add', '-g', '512', 'image', 'first'],
+    ['io', '-f', 'qcow2', '-c', 'write -P 4 8k 40k', 'image'],
+    ['img', 'bitmap', '--add', '--disable', 'image', 'second'],
+    ['io', '-f', 'qcow2', '-c', 'write -P 5 100k 40k', 'image'],
+  ],
+  'small bitmaps': [
+    ...plain('cluster_size=512', '64k').slice(0, 1),
+    ['img', 'bitmap', '--add', '-g', '512', 'image', 'a bitmap with a longer name'],
+    ['io', '-f', 'qcow2', '-c', 'write -P 4 8k 40k', 'image'],
+  ],
+  backing: [
+    ['img', 'create', '-q', '-f', 'raw', 'base.raw', '200k'],
+    ['io', '-f', 'raw', '-c', 'write -P 7 10k 100k', 'base.raw'],
+    [
+      'img',
+      'create',
+      '-q',
+      '-f',
+      'qcow2',
+      '-o',
+      'cluster_size=1k,backing_file=base.raw,backing_fmt=raw',
+      'image',
+      '256k',
+    ],
+    ['io', '-f', 'qcow2', ...ioArgs(writes), 'image'],
+  ],
+  luks: [
+    [
+      'img',
+      'create',
+      '-q',
+      '-f',
+      'qcow2',
+      '--object',
+      'secret,id=s,data=geheim',
+      '-o',
+      'cluster_size=4k,encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10',
+      'image',
+      '256k',
+    ],
+    [
+      'io',
+      '--object',
+      'secret,id=s,data=geheim',
+      ...ioArgs(writes),
+      '--image-opts',
+      'driver=qcow2,file.filename=image,encrypt.key-secret=s',
+    ],
+  ],
   compressed: [
     ['img', 'create', '-q', '-f', 'raw', 'source', '256k'],
     ['io', '-f', 'raw', ...ioArgs(writes), 'source'],
     ['img', 'convert', '-c', '-f', 'raw', '-O', 'qcow2', '-o', 'cluster_size=1k', 'source', 'image'],
     ['io', '-f', 'qcow2', '-c', 'write -P 9 3k 2k', 'image'],
   ],
+}
+
+function make(cwd: string, tool: string, args: readonly string[]): void {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      execFileSync(tool, args, { cwd, stdio: 'pipe' })
+      return
+    } catch (error) {
+      // QEMU measures how long a key derivation takes, which fails on coarse clocks now and then.
+      if (attempt === 20 || !String(error).includes('accurate CPU usage')) {
+        throw error
+      }
+    }
+  }
 }
 
 /** Makes the sound images in `folder`; returns their contents by name. */
@@ -69,7 +134,7 @@ export function makeBases(folder: string): Map<string, Uint8Array> {
     const cwd = path.join(folder, `base-${name}`)
     fs.mkdirSync(cwd, { recursive: true })
     for (const [tool, ...args] of commands) {
-      execFileSync(`qemu-${tool}`, args, { cwd, stdio: 'pipe' })
+      make(cwd, `qemu-${tool}`, args)
     }
     made.set(name, Uint8Array.from(fs.readFileSync(path.join(cwd, 'image'))))
   }
@@ -95,6 +160,7 @@ class Layout {
     this.length = image.length
     this.clusterSize = 2 ** this.#view.getUint32(20)
     this.#header()
+    this.#extensions()
     this.#refcounts()
     this.#tree('active', this.#u64(40), this.#view.getUint32(36))
     this.#snapshots()
@@ -122,6 +188,99 @@ class Layout {
       this.#add('header flags', 79, 1)
       this.#add('header flags', 87, 1)
       this.#add('refcount order', 96, 4)
+    }
+  }
+
+  /** Header extensions, and what they point to. */
+  #extensions(): void {
+    const version = this.#view.getUint32(4)
+    for (const [at, bytes] of [
+      [8, 8],
+      [16, 4],
+      [20, 4],
+      [24, 8],
+      [32, 4],
+    ] as const) {
+      this.#add('header other', at, bytes)
+    }
+    if (version === 3) {
+      this.#add('header other', 100, 4)
+      this.#add('header other', 104, 1)
+      this.#add('header flags', 95, 1)
+    }
+    let at = version === 3 ? this.#view.getUint32(100) : 72
+    while (this.#view.getUint32(at) !== 0) {
+      const type = this.#view.getUint32(at)
+      const length = this.#view.getUint32(at + 4)
+      this.#add('extension type', at, 4)
+      this.#add('extension length', at + 4, 4)
+      if (type === 0x23852875) {
+        this.#bitmaps(at + 8)
+      } else if (type === 0x0537be77) {
+        this.#luks(at + 8)
+      }
+      at += 8 + Math.ceil(length / 8) * 8
+    }
+  }
+
+  #bitmaps(extension: number): void {
+    this.#add('bitmap extension', extension, 4)
+    this.#add('bitmap extension', extension + 4, 4)
+    this.#add('bitmap extension', extension + 8, 8)
+    this.#add('bitmap extension', extension + 16, 8)
+    let at = this.#u64(extension + 16)
+    for (let i = 0; i < this.#view.getUint32(extension); i++) {
+      const table = this.#u64(at)
+      const entries = this.#view.getUint32(at + 8)
+      const nameBytes = this.#view.getUint16(at + 18)
+      const extraBytes = this.#view.getUint32(at + 20)
+      for (const [offset, bytes] of [
+        [0, 8],
+        [8, 4],
+        [12, 4],
+        [16, 1],
+        [17, 1],
+        [18, 2],
+        [20, 4],
+      ] as const) {
+        this.#add('bitmap directory', at + offset, bytes)
+      }
+      for (let j = 0; j < Math.min(entries, 32); j++) {
+        this.#add('bitmap table entry', table + j * 8, 8)
+      }
+      at += 24 + Math.ceil((nameBytes + extraBytes) / 8) * 8
+    }
+  }
+
+  #luks(extension: number): void {
+    this.#add('LUKS extension', extension, 8)
+    this.#add('LUKS extension', extension + 8, 8)
+    const start = this.#u64(extension)
+    const view = this.#view
+    for (const [at, bytes] of [
+      [0, 4],
+      [4, 2],
+      [6, 2],
+      [8, 4],
+      [40, 4],
+      [72, 4],
+      [104, 4],
+      [108, 4],
+      [112, 4],
+      [132, 4],
+    ] as const) {
+      this.#add('LUKS header', start + at, bytes)
+    }
+    this.#add('LUKS iterations', start + 164, 4)
+    for (let slot = start + 208; slot < start + 592; slot += 48) {
+      this.#add('LUKS key slot', slot, 4)
+      this.#add('LUKS key slot', slot + 40, 4)
+      this.#add('LUKS key slot', slot + 44, 4)
+      if (view.getUint32(slot) === 0x00ac71f3) {
+        this.#add('LUKS iterations', slot + 4, 4)
+        this.#add('LUKS key slot', slot + 8, 4)
+        this.#add('LUKS key material', view.getUint32(slot + 40) * 512 + start, 4)
+      }
     }
   }
 
@@ -174,6 +333,10 @@ class Layout {
 
 /** Other values for a field: nothing, everything, near misses, other places of the file, single bits. */
 function damagedValue(choose: Choose, field: Field, old: bigint, layout: Layout): bigint {
+  if (field.what === 'LUKS iterations') {
+    // More of them take hours.
+    return [0n, old + 1n, old - 1n, BigInt(choose(100))][choose(4)] ?? 0n
+  }
   const bits = BigInt(field.bytes * 8)
   const wrap = (value: bigint) => BigInt.asUintN(Number(bits), value)
   const clusters = Math.ceil(layout.length / layout.clusterSize)
@@ -198,7 +361,7 @@ function damagedValue(choose: Choose, field: Field, old: bigint, layout: Layout)
       () => BigInt((clusters + 1 + choose(50)) * layout.clusterSize),
       () => old | 1n,
       () => (1n << BigInt(40 + choose(16))) * BigInt(1 + choose(3)),
-      () => old | (1n << 62n),
+      ...(field.what.startsWith('header') ? [] : [() => old | (1n << 62n)]),
     )
   } else if (field.bytes === 4) {
     kinds.push(
@@ -245,7 +408,17 @@ function writeField(view: DataView, { at, bytes }: Field, value: bigint): void {
 export interface Damaged {
   readonly title: string
   readonly image: Uint8Array
+  /** Arguments of a command that name the image, called `image`. */
+  readonly open: readonly string[]
 }
+
+const openPlain = ['-f', 'qcow2', 'image'] as const
+const openEncrypted = [
+  '--object',
+  'secret,id=s,data=geheim',
+  '--image-opts',
+  'driver=qcow2,file.filename=image,encrypt.key-secret=s',
+] as const
 
 /** The damaged image number `seed`: one base with one field damaged, or two, or one and cut short. */
 export function damage(made: Map<string, Uint8Array>, seed: number): Damaged {
@@ -277,5 +450,6 @@ export function damage(made: Map<string, Uint8Array>, seed: number): Damaged {
     notes.push(`cut to ${length}`)
     image = image.slice(0, length)
   }
-  return { title: `${seed}: ${name}, ${notes.join('; ')}`, image }
+  const open = name === 'luks' ? openEncrypted : openPlain
+  return { title: `${seed}: ${name}, ${notes.join('; ')}`, image, open }
 }

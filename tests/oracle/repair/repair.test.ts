@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto'
 import fs from 'node:fs'
 import path from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { Folder, firstDifference, ours, theirs, withoutDates } from '../qcow2/tools.js'
+import { Folder, firstDifference, type Outcome, ours, theirs, withoutDates } from '../qcow2/tools.js'
 import { type Damaged, damage, makeBases } from './corpus.js'
 
 /**
@@ -23,17 +23,18 @@ beforeAll(() => {
 afterAll(() => folder.remove())
 
 /** What `command` says and leaves on a fresh copy of the image each. */
-async function both(damaged: Damaged, name: string, ...args: string[]) {
+async function both(damaged: Damaged, ...args: string[]) {
   const results = []
   for (const [side, tool] of [
     ['qemu', theirs],
     ['ours', ours],
   ] as const) {
     const cwd = folder.sub(side)
-    const file = path.join(cwd, name)
+    const file = path.join(cwd, 'image')
     fs.rmSync(file, { force: true })
     fs.writeFileSync(file, damaged.image)
-    const outcome = await tool(cwd, ...args, name)
+    fs.copyFileSync(path.join(folder.path, 'base-backing', 'base.raw'), path.join(cwd, 'base.raw'))
+    const outcome = await tool(cwd, ...args, ...damaged.open)
     results.push({ cwd, file, outcome })
   }
   const [qemu, mine] = results
@@ -44,26 +45,62 @@ async function both(damaged: Damaged, name: string, ...args: string[]) {
 }
 
 /** A digest of the whole guest disk as the oracle reads it, if it can. */
-function guest(cwd: string, name: string): string {
-  const target = `${name}.raw`
-  const { status } = theirs(cwd, 'convert', '-f', 'qcow2', '-O', 'raw', name, target)
+function guest(cwd: string, damaged: Damaged): string {
+  const target = path.join(cwd, 'image.raw')
+  fs.rmSync(target, { force: true })
+  const open = [...damaged.open]
+  const name = open.pop() ?? ''
+  const { status } = theirs(cwd, 'convert', ...open, '-O', 'raw', name, 'image.raw')
   if (status !== 0) {
     return 'cannot be read'
   }
-  return createHash('sha1')
-    .update(fs.readFileSync(path.join(cwd, target)))
-    .digest('hex')
+  const { size } = fs.statSync(target)
+  return size > 2 ** 28 ? `${size} bytes` : createHash('sha1').update(fs.readFileSync(target)).digest('hex')
+}
+
+/** What a command said, without numbers of nodes; QEMU forgets the end of one line. */
+function said({ status, stdout, stderr }: Outcome): Outcome {
+  return {
+    status,
+    stdout,
+    stderr: stderr
+      .replace(/#block\d+/g, '#block…')
+      .replace(/(on the image file to fix\.)\n?/g, '$1\n')
+      // A second complaint about what the first one was about.
+      .replace(/qemu-img: Failed to flush the refcount block cache: .*\n/, ''),
+  }
+}
+
+/**
+ * Images of which only the exit code is compared: where structures lie on each other, a repair of one changes
+ * the other, and what comes of it depends on what is in memory at the time.
+ */
+function overlaps(image: Uint8Array, title: string): boolean {
+  const view = new DataView(image.buffer, image.byteOffset, image.byteLength)
+  // Snapshots that are read from the header, or an L1 table that reaches into other structures.
+  return (
+    (view.getUint32(60) !== 0 && Number(view.getBigUint64(64)) === 0) ||
+    title.includes('header count at 0x24')
+  )
 }
 
 for (let seed = from; seed < from + images; seed++) {
   test(`damaged image ${seed}`, { timeout: 60_000 }, async () => {
     const damaged = damage(bases, seed)
     const memory = process.memoryUsage().rss
-    const check = await both(damaged, 'image', 'check', '-f', 'qcow2')
-    expect(check.mine.outcome, damaged.title).toEqual(check.qemu.outcome)
+    const view = new DataView(damaged.image.buffer)
+    const bitmaps = view.getUint32(4) === 3 && view.getBigUint64(88) !== 0n
+    const check = await both(damaged, 'check')
+    if (check.mine.outcome.stderr.includes('Unsupported qcow2 feature(s): external data file')) {
+      // Not a feature of ours.
+      expect(check.qemu.outcome.stderr).toContain("'data-file' is required")
+      return
+    }
+    expect(said(check.mine.outcome), damaged.title).toEqual(said(check.qemu.outcome))
     for (const level of ['leaks', 'all']) {
-      const { qemu, mine } = await both(damaged, 'image', 'check', '-f', 'qcow2', '-r', level)
+      const { qemu, mine } = await both(damaged, 'check', '-r', level)
       const title = `${damaged.title}, -r ${level}`
+      const recheck = (cwd: string) => said(theirs(cwd, 'check', ...damaged.open))
       if (qemu.outcome.status < 0) {
         // The oracle crashed; there is nothing to compare with.
         expect([0, 1, 2, 3]).toContain(mine.outcome.status)
@@ -71,43 +108,60 @@ for (let seed = from; seed < from + images; seed++) {
       }
       if (level === 'all' && qemu.outcome.status === 1 && mine.outcome.status === 0) {
         // We have repaired what the oracle cannot.
-        expect(theirs(mine.cwd, 'check', '-f', 'qcow2', 'image').status, title).toBe(0)
+        expect(recheck(mine.cwd).status, title).toBe(0)
         continue
       }
       if (level === 'all' && qemu.outcome.stderr.includes('Check failed: No medium found')) {
         // The oracle has rebuilt the refcounts, but cannot check the image again.
-        expect(theirs(mine.cwd, 'check', '-f', 'qcow2', 'image').status, title).toBe(mine.outcome.status)
+        expect(recheck(mine.cwd).status, title).toBe(mine.outcome.status)
         continue
       }
-      if (damaged.title.includes('header count at 0x24')) {
-        // A longer L1 table reaches into other structures; the oracle goes on with its copy in memory.
+      const tooFar =
+        qemu.outcome.stderr.includes('Check failed: Cannot allocate memory') ||
+        mine.outcome.stderr.includes('ERROR allocating refblock: File too large')
+      if (tooFar && mine.outcome.stderr !== qemu.outcome.stderr) {
+        // A block is said to be so far off that the oracle has not the memory to count up to there, or makes
+        // a refcount table that nobody opens again. Ours leaves the image as it is.
+        expect([mine.outcome.status, qemu.outcome.status], title).toEqual([1, 1])
+        expect(theirs(mine.cwd, 'info', ...damaged.open).status, title).toBe(0)
+        continue
+      }
+      if (bitmaps && view.getUint32(60) !== 0) {
+        // The oracle loses the snapshots.
+        continue
+      }
+      if (
+        qemu.outcome.stderr.includes('overlaps with bitmap directory') &&
+        !mine.outcome.stderr.includes('overlaps')
+      ) {
+        // Without a bitmap directory, the oracle protects one of no bytes at the start of the file.
         expect(mine.outcome.status, title).toBe(qemu.outcome.status)
         continue
       }
-      expect(mine.outcome, title).toEqual(qemu.outcome)
+      if (overlaps(damaged.image, damaged.title)) {
+        expect(mine.outcome.status, title).toBe(qemu.outcome.status)
+        continue
+      }
+      expect(said(mine.outcome), title).toEqual(said(qemu.outcome))
       if (fs.statSync(qemu.file).size > 64 * 2 ** 20) {
         continue
       }
       const [a, b] = [qemu.file, mine.file].map((file) => fs.readFileSync(file))
       // Opening for writing changes bitmaps.
-      const bitmaps = damaged.image.subarray(0x58, 0x60).some((byte) => byte !== 0)
       if (a !== undefined && b !== undefined && mine.outcome.status !== 1 && !bitmaps) {
         expect(firstDifference(withoutDates(a), withoutDates(b)), title).toBeUndefined()
       }
-      if (bitmaps) {
-        continue
-      }
-      const again = theirs(qemu.cwd, 'check', '-f', 'qcow2', 'image')
-      const result = theirs(mine.cwd, 'check', '-f', 'qcow2', 'image')
+      const again = recheck(qemu.cwd)
+      const result = recheck(mine.cwd)
       if (mine.outcome.status === 1) {
         // Given up in the middle; we have written what was found until then, the oracle perhaps not.
         expect([check.qemu.outcome.status, again.status, 0, 3], title).toContain(result.status)
       } else {
         expect(result, title).toEqual(again)
       }
-      expect(await ours(mine.cwd, 'check', '-f', 'qcow2', 'image'), title).toEqual(result)
+      expect(said(await ours(mine.cwd, 'check', ...damaged.open)), title).toEqual(result)
       if (level === 'all' && mine.outcome.status !== 1) {
-        expect(guest(mine.cwd, 'image'), title).toEqual(guest(qemu.cwd, 'image'))
+        expect(guest(mine.cwd, damaged), title).toEqual(guest(qemu.cwd, damaged))
       }
     }
     expect(process.memoryUsage().rss - memory).toBeLessThan(maxMemory)

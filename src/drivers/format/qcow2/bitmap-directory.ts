@@ -59,7 +59,9 @@ export function parseBitmapDirectory(
     }
     const nameBytes = reader.u16(at + 18)
     const extraBytes = reader.u32(at + 20)
-    const next = at + Math.ceil((entryHeaderBytes + nameBytes + extraBytes) / 8) * 8
+    // QEMU adds in 32 bits: the most extra data is not too much, only unknown.
+    const entryBytes = (entryHeaderBytes + nameBytes + extraBytes + 7) | 0
+    const next = at + (entryBytes - (entryBytes % 8))
     if (next > end) {
       throw broken()
     }

@@ -182,7 +182,9 @@ describe('a stored bitmap', () => {
     const node = await open()
     await addDirtyBitmap(node, { ...b, persistent: true })
     await layer.unref(node)
-    expect(host.warnings).toEqual(["Lost persistent bitmaps during inactivation of node 'n': No memory"])
+    expect(host.warnings).toEqual([
+      "error: Lost persistent bitmaps during inactivation of node 'n': No memory",
+    ])
   })
 })
 

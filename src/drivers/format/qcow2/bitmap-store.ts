@@ -264,7 +264,7 @@ export class PersistentBitmaps implements BitmapStore {
     } catch (error) {
       const text = error instanceof Error ? error.message : strerror('EIO')
       this.#meta.host.warn(
-        `Lost persistent bitmaps during inactivation of node '${deviceOrNodeName(this.#node)}': ${text}`,
+        `error: Lost persistent bitmaps during inactivation of node '${deviceOrNodeName(this.#node)}': ${text}`,
       )
       return false
     }

@@ -350,13 +350,13 @@ export class Qcow2Image implements DriverState {
       try {
         await this.#meta.writeL2()
       } catch (error) {
-        host.warn(`Failed to flush the L2 table cache: ${strerror(codeOf(error))}`)
+        host.warn(`error: Failed to flush the L2 table cache: ${strerror(codeOf(error))}`)
         complete = false
       }
       try {
         await this.#meta.writeBlocks()
       } catch (error) {
-        host.warn(`Failed to flush the refcount block cache: ${strerror(codeOf(error))}`)
+        host.warn(`error: Failed to flush the refcount block cache: ${strerror(codeOf(error))}`)
         complete = false
       }
       if (complete) {

@@ -71,7 +71,8 @@ export async function open(context: OpenContext): Promise<Qcow2Image> {
   if (!flags.inactive) {
     await bitmaps.load(write, !flags.noIo)
   }
-  if (write && clearAutoclear(header)) {
+  // What was warned of, bitmaps that nobody kept up to date, is not among the extensions any more.
+  if (write && !flags.inactive && (clearAutoclear(header) || header.warnings.length !== 0)) {
     try {
       await meta.writeHeader()
     } catch (error) {
