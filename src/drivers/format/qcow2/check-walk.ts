@@ -4,10 +4,12 @@ import type { IoNode } from '../../../io/index.js'
 import type { Maybe } from '../../../sched/index.js'
 import type { Refcount, ReferenceCounts, StoredRefcounts } from './check-counts.js'
 import { errnoText, noRepair, type RepairMode, writeRepair, writeRepairThrough } from './check-repair.js'
-import { EntryHigh, EntryLow, tableEntryBytes } from './constants.js'
+import { EntryHigh, EntryLow, extendedEntryBytes, Incompatible, tableEntryBytes } from './constants.js'
 import { readInside } from './file-read.js'
+import { Geometry } from './geometry.js'
 import type { Qcow2Header } from './header.js'
 import { ClusterType, clusterType, hostOffset, isCopied } from './l2-entry.js'
+import { SubclusterEntries } from './subclusters.js'
 
 /** C's `%#lx`. */
 export function hex(value: number | bigint): string {
@@ -43,6 +45,10 @@ export class CheckWalk {
   readonly #breathe: () => Promise<void>
   /** What to repair on the way. */
   repair: RepairMode = noRepair
+  readonly #entryBytes: number
+  readonly #isExternal: boolean
+  /** For images whose L2 entries do not say all by themselves. */
+  readonly #entries: SubclusterEntries | undefined
 
   /** @param breathe called between tables; may yield, throws to abort */
   constructor(
@@ -57,6 +63,15 @@ export class CheckWalk {
     this.counts = counts
     this.#result = result
     this.#breathe = breathe
+    const geometry = new Geometry(header)
+    this.#entryBytes = geometry.entryBytes
+    this.#isExternal = (header.incompatible & Incompatible.dataFile) !== 0
+    this.#entries =
+      geometry.extendedL2 || this.#isExternal ? new SubclusterEntries(geometry, this.#isExternal) : undefined
+  }
+
+  #type(high: number, low: number): number {
+    return this.#entries === undefined ? clusterType(high, low) : this.#entries.clusterType(high, low)
   }
 
   #corrupt(message: string): void {
@@ -143,16 +158,22 @@ export class CheckWalk {
     const { clusterSize } = this.#header
     const l2 = await this.#readChecked(offset, clusterSize, 'check_refcounts_l2')
     const view = new DataView(l2.buffer)
+    const entryBytes = this.#entryBytes
+    const isExtended = entryBytes === extendedEntryBytes
     let nextContiguous = 0
-    for (let at = 0; at + tableEntryBytes <= l2.length; at += tableEntryBytes) {
+    for (let at = 0; at + entryBytes <= l2.length; at += entryBytes) {
       const high = view.getUint32(at)
       const low = view.getUint32(at + 4)
-      if (high === 0 && low === 0) {
+      if (high === 0 && low === 0 && !isExtended) {
         continue
       }
-      const type = clusterType(high, low)
+      const type = this.#type(high, low)
+      const bitmap = isExtended && (view.getUint32(at + 8) !== 0 || view.getUint32(at + 12) !== 0)
       if (type === ClusterType.compressed) {
-        this.#countCompressed(high, low, active)
+        this.#countCompressed(high, low, active, at / entryBytes, bitmap)
+        continue
+      }
+      if (bitmap && !this.#checkBitmap(view, at, type)) {
         continue
       }
       if ((high & l2Reserved.high) !== 0 || (low & l2Reserved.low) !== 0) {
@@ -163,7 +184,7 @@ export class CheckWalk {
       }
       const cluster = hostOffset(high, low)
       if (cluster % clusterSize !== 0) {
-        const zero = type === ClusterType.zeroAllocated
+        const zero = isExtended ? view.getUint32(at + 12) === 0 : type === ClusterType.zeroAllocated
         const fixable = zero && this.repair.errors
         this.#corrupt(
           `${fixable ? 'Repairing' : 'ERROR'} offset=${cluster.toString(16)}: ` +
@@ -180,8 +201,28 @@ export class CheckWalk {
         }
         nextContiguous = cluster + clusterSize
       }
-      this.count(cluster, clusterSize)
+      if (!this.#isExternal) {
+        this.count(cluster, clusterSize)
+      }
     }
+  }
+
+  /** Checks an allocation bitmap that is not empty. Returns whether the entry can be counted. */
+  #checkBitmap(view: DataView, at: number, type: number): boolean {
+    const zeroes = view.getUint32(at + 8)
+    const allocated = view.getUint32(at + 12)
+    if (type === ClusterType.unallocated) {
+      if (allocated !== 0) {
+        this.#corrupt('ERROR: Unallocated cluster has non-zero subcluster allocation map')
+      }
+    } else if ((zeroes & allocated) !== 0) {
+      const offset = hostOffset(view.getUint32(at), view.getUint32(at + 4))
+      this.#corrupt(
+        `ERROR offset=${offset.toString(16)}: Allocated cluster has corrupted subcluster allocation bitmap`,
+      )
+      return false
+    }
+    return true
   }
 
   /**
@@ -190,8 +231,12 @@ export class CheckWalk {
    * @throws EIO if that would overwrite other metadata
    */
   async #makeZero(offset: number, active: boolean): Promise<EntryFix> {
-    const entry = new Uint8Array(tableEntryBytes)
-    new DataView(entry.buffer).setUint32(4, EntryLow.zero)
+    const entry = new Uint8Array(this.#entryBytes)
+    if (entry.length === extendedEntryBytes) {
+      new DataView(entry.buffer).setUint32(8, 0xffffffff)
+    } else {
+      new DataView(entry.buffer).setUint32(4, EntryLow.zero)
+    }
     try {
       this.repair.overlap?.checkExcept(offset, entry.length, active ? 'active-l2' : 'inactive-l2')
     } catch (error) {
@@ -211,7 +256,7 @@ export class CheckWalk {
     return 'fixed'
   }
 
-  #countCompressed(high: number, low: number, active: boolean): void {
+  #countCompressed(high: number, low: number, active: boolean, index: number, bitmap: boolean): void {
     // The descriptor: offset in the low bits, then the number of further 512-byte sectors.
     const sizeShift = 70 - this.#header.clusterBits - 32
     const offsetHigh = high & (2 ** sizeShift - 1)
@@ -221,6 +266,19 @@ export class CheckWalk {
       this.#corrupt(
         `ERROR: coffset=0x${hex64(offsetHigh, low)}: copied flag must never be set for compressed clusters`,
       )
+    }
+    if (this.#isExternal) {
+      this.#corrupt(
+        `ERROR compressed cluster ${index} with data file, entry=0x${hex64(high & ~EntryHigh.copied, low)}`,
+      )
+      return
+    }
+    if (bitmap) {
+      this.#corrupt(
+        `ERROR compressed cluster ${index} with non-zero subcluster allocation bitmap, ` +
+          `entry=0x${hex64(high & ~EntryHigh.copied, low)}`,
+      )
+      return
     }
     const exact = offsetHigh >= exactHigh ? (BigInt(offsetHigh) << 32n) | BigInt(low) : undefined
     this.count(offset, sectors * 512 - (low & 511), exact)
@@ -318,13 +376,14 @@ export class CheckWalk {
     }
     const view = new DataView(l2.buffer)
     let changed = 0
-    for (let at = 0; at + tableEntryBytes <= l2.length; at += tableEntryBytes) {
+    const entryBytes = this.#entryBytes
+    for (let at = 0; at + entryBytes <= l2.length; at += entryBytes) {
       const high = view.getUint32(at)
       const low = view.getUint32(at + 4)
-      if (!isAllocated(clusterType(high, low))) {
+      if (!isAllocated(this.#type(high, low))) {
         continue
       }
-      const maybe = this.#refcountAt(stored, hostOffset(high, low))
+      const maybe = this.#isExternal ? 1 : this.#refcountAt(stored, hostOffset(high, low))
       const refcount = maybe instanceof Promise ? await maybe : maybe
       if (refcount !== undefined && (refcount === 1) !== isCopied(high)) {
         const word = repair ? 'Repairing' : 'ERROR'

@@ -16,6 +16,7 @@ export interface Qcow2CreateOptions {
   /** log2 of the refcount width in bits. */
   readonly refcountOrder: number
   readonly lazyRefcounts: boolean
+  readonly extendedL2: boolean
   readonly compressionType: number
   readonly preallocation: Preallocation
   readonly backingFile: string | undefined
@@ -123,9 +124,6 @@ function checkWords(values: CreateValues): void {
 }
 
 function checkSupported(values: CreateValues): void {
-  if (values.extended_l2 === true) {
-    throw notSupported('extended_l2')
-  }
   if (values.data_file !== undefined) {
     throw notSupported('data_file')
   }
@@ -185,6 +183,7 @@ export function checkCreateOptions(values: CreateValues): Qcow2CreateOptions {
     clusterSize,
     refcountOrder,
     lazyRefcounts,
+    extendedL2,
     compressionType: zstd ? CompressionType.zstd : CompressionType.zlib,
     preallocation,
     backingFile,

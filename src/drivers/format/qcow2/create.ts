@@ -3,6 +3,7 @@ import { type BlockNode, type CreateContext, truncateNode } from '../../../graph
 import {
   Compatible,
   CompressionType,
+  extendedEntryBytes,
   headerLengthV2,
   headerLengthV3,
   Incompatible,
@@ -26,7 +27,8 @@ const fixedClusters = 3
 export async function create(context: CreateContext): Promise<void> {
   const options = checkCreateOptions(context.options)
   const { clusterSize, size } = options
-  const l1Size = Math.ceil(size / (clusterSize * (clusterSize / tableEntryBytes)))
+  const entryBytes = options.extendedL2 ? extendedEntryBytes : tableEntryBytes
+  const l1Size = Math.ceil(size / (clusterSize * (clusterSize / entryBytes)))
   if (l1Size > maxL1Bytes / tableEntryBytes) {
     throw errnoError('EFBIG', 'Could not resize image: Failed to grow the L1 table')
   }
@@ -71,7 +73,7 @@ function freshHeader(options: Qcow2CreateOptions): Qcow2Header {
     refcountTableClusters: 1,
     snapshotCount: 0,
     snapshotsOffset: 0,
-    incompatible: zstd ? Incompatible.compression : 0,
+    incompatible: (zstd ? Incompatible.compression : 0) | (options.extendedL2 ? Incompatible.extendedL2 : 0),
     compatible: options.lazyRefcounts ? Compatible.lazyRefcounts : 0,
     compatibleHigh: 0,
     autoclear: 0,

@@ -4,6 +4,7 @@ import {
   Autoclear,
   CompressionType,
   CryptMethod,
+  extendedEntryBytes,
   headerLengthV2,
   headerLengthV3,
   headerLengthV3Min,
@@ -289,7 +290,7 @@ function parseTables(reader: ByteReader, clusterBits: number, incompatible: numb
   const l1TableOffset = table('Active L1 table', 40, l1Size, tableEntryBytes, maxL1Bytes)
   const size = reader.u64(24)
   const extendedL2 = (incompatible & Incompatible.extendedL2) !== 0
-  const l1Needed = l1EntriesFor(size, clusterBits, extendedL2 ? 16 : tableEntryBytes)
+  const l1Needed = l1EntriesFor(size, clusterBits, extendedL2 ? extendedEntryBytes : tableEntryBytes)
   if (l1Needed > 0x7fffffffn) {
     throw blockError('EFBIG', 'Image is too big')
   }
@@ -367,9 +368,6 @@ export function describeUnsupported(header: Qcow2Header, mode: HeaderMode = {}):
   const features: string[] = []
   if ((header.incompatible & Incompatible.dataFile) !== 0 && mode.noIo !== true) {
     features.push('external data file')
-  }
-  if ((header.incompatible & Incompatible.extendedL2) !== 0 && mode.noIo !== true) {
-    features.push('extended L2 entries')
   }
   return features.length === 0
     ? undefined

@@ -25,6 +25,8 @@ const blockEvents = { load: 'refblock_load', update: 'refblock_update_part' } as
 export interface MetadataOptions {
   readonly node: IoNode
   readonly file: BlockChild
+  /** Where guest data lives, if that is a file of its own. */
+  readonly dataFile?: BlockChild | undefined
   readonly host: Host
   readonly header: Qcow2Header
   readonly caches: CacheSizes
@@ -51,6 +53,9 @@ export interface MetadataOptions {
 export class Qcow2Metadata {
   readonly node: IoNode
   readonly #fileEdge: BlockChild
+  readonly #dataEdge: BlockChild
+  /** Guest data lives in a file of its own, at the guest's offsets. */
+  readonly isExternal: boolean
   readonly host: Host
   readonly header: Qcow2Header
   geometry: Geometry
@@ -71,6 +76,8 @@ export class Qcow2Metadata {
   overlap: OverlapCheck | undefined = undefined
   /** Refcounts may lag behind once the image is marked dirty. */
   lazyRefcounts = false
+  /** Discarded clusters keep their host clusters (option `discard-no-unref`). */
+  discardNoUnref = false
   /** Internal snapshots in the order of the table, and the bytes it has in the file. */
   readonly snapshots: Qcow2Snapshot[] = []
   snapshotTableBytes = 0
@@ -81,13 +88,15 @@ export class Qcow2Metadata {
     const { node, file, host, header, caches } = options
     this.node = node
     this.#fileEdge = file
+    this.#dataEdge = options.dataFile ?? file
+    this.isExternal = options.dataFile !== undefined
     this.host = host
     this.emit = options.emit ?? (() => undefined)
     this.crypto = options.crypto
     this.header = header
     this.geometry = new Geometry(header)
     this.l2 = new TableCache(file, caches.l2EntryBytes, caches.l2Entries, l2Events)
-    this.sliceEntries = caches.l2EntryBytes / tableEntryBytes
+    this.sliceEntries = caches.l2EntryBytes / this.geometry.entryBytes
     this.blocks = new TableCache(file, header.clusterSize, caches.refcountEntries, blockEvents)
     this.refcounts = new Refcounts(this)
     this.allocator = new ClusterAllocator(this, options.discards)
@@ -99,6 +108,11 @@ export class Qcow2Metadata {
     return this.#fileEdge.node
   }
 
+  /** The node that holds guest data: {@link file}, unless there is an external data file. */
+  get data(): BlockNode {
+    return this.#dataEdge.node
+  }
+
   /** Tells those who debug the file that the driver reached `name`; what follows waits for the result. */
   event(name: DebugEvent): Wait {
     return this.file.debug?.event(name)
@@ -108,7 +122,7 @@ export class Qcow2Metadata {
   resizeCaches(caches: CacheSizes): void {
     if (caches.l2EntryBytes !== this.l2.tableBytes) {
       this.l2 = new TableCache(this.#fileEdge, caches.l2EntryBytes, caches.l2Entries, l2Events)
-      this.sliceEntries = caches.l2EntryBytes / tableEntryBytes
+      this.sliceEntries = caches.l2EntryBytes / this.geometry.entryBytes
     }
     this.l2.capacity = caches.l2Entries
     this.blocks.capacity = caches.refcountEntries
@@ -157,7 +171,7 @@ export class Qcow2Metadata {
 
   /** File offset of the cached slice that holds entry `index` of the L2 table at `tableOffset`. */
   sliceOffset(tableOffset: number, index: number): number {
-    return tableOffset + (index - (index % this.sliceEntries)) * tableEntryBytes
+    return tableOffset + (index - (index % this.sliceEntries)) * this.geometry.entryBytes
   }
 
   /** Brings a slice of an L2 table into the cache and pins it, for reading: the lock is taken only if needed. */

@@ -55,6 +55,7 @@ export async function open(context: OpenContext): Promise<Qcow2Image> {
     },
   })
   meta.lazyRefcounts = settings.lazyRefcounts
+  meta.discardNoUnref = settings.discardNoUnref
   if (!flags.check) {
     const table = await readSnapshotTable(file, header)
     meta.snapshots.push(...table.snapshots)

@@ -3,7 +3,6 @@ import { type TruncateOptions, truncateNode } from '../../../graph/index.js'
 import { ReqFlags, WritePlan } from '../../../io/index.js'
 import type { PersistentBitmaps } from './bitmap-store.js'
 import type { ClusterWriter } from './cluster.js'
-import { tableEntryBytes } from './constants.js'
 import type { L2Tables } from './l2-tables.js'
 import type { Qcow2Metadata } from './metadata.js'
 import type { ZeroDiscard } from './zero-discard.js'
@@ -147,10 +146,12 @@ export class Resize {
 
   /** Allocates and links clusters without writing them; the file becomes long enough to hold them. */
   async #preallocateMetadata(old: number, length: number): Promise<void> {
-    const { file, node } = this.#meta
+    const { file, geometry, node } = this.#meta
     const plan = new WritePlan()
     let end = 0
-    for (let at = old; at < length; ) {
+    // A subcluster is in use or not: one that holds data already cannot be completed in advance.
+    const start = geometry.extendedL2 ? geometry.clusterEnd(old) : old
+    for (let at = start; at < length; ) {
       await step('Allocating clusters failed', async () => {
         const wait = this.#writer.resolveWrite(at, length - at, plan)
         if (wait !== undefined) {
@@ -181,7 +182,7 @@ export class Resize {
           await this.#copyHead(at - plan.headBytes, plan.headBytes, plan.targetOffset - plan.headBytes)
           plan.copied = true
         }
-        if (plan.tailBytes !== 0) {
+        if (plan.tailBytes !== 0 && !this.#meta.geometry.extendedL2) {
           // Only past the end of the disk, where everything is zero.
           await this.#write(plan.targetOffset + plan.bytes, new Uint8Array(plan.tailBytes))
         }
@@ -189,7 +190,7 @@ export class Resize {
         await this.#writer.abortWrite(plan)
         throw error
       }
-      await this.#writer.commitWrite(plan)
+      await this.#writer.commitPreallocated(plan)
     } finally {
       if (plan.lock !== undefined) {
         this.#meta.node.allocations.release(plan.lock)
@@ -230,10 +231,13 @@ export class Resize {
     const meta = this.#meta
     const { geometry, allocator } = meta
     const { clusterSize } = geometry
-    const guest = geometry.clusterStart(old)
+    const guest = geometry.extendedL2 ? geometry.clusterEnd(old) : geometry.clusterStart(old)
+    if (guest >= length) {
+      return false
+    }
     const clusters = geometry.clusters(length - guest)
     // One more than needed for an aligned range: it may begin and end inside L2 tables.
-    const l2Tables = Math.ceil(clusters / (clusterSize / tableEntryBytes)) + 1
+    const l2Tables = Math.ceil(clusters / geometry.l2Entries) + 1
     const host = await meta.locked(async () => {
       await meta.flushL2()
       const last = await step('Failed to resize refcount structures', () => meta.refcounts.growth.lastUsed())
@@ -255,7 +259,7 @@ export class Resize {
     let zeroed = false
     try {
       zeroed = await this.#growFile(host, clusters * clusterSize, preallocation, zero)
-      if (guest !== old) {
+      if (guest < old) {
         await this.#copyHead(guest, old - guest, host)
       }
     } catch (error) {
@@ -263,7 +267,7 @@ export class Resize {
       throw error
     }
     await step('Failed to update L2 tables', () =>
-      meta.locked(() => this.#linkAll(guest, host, clusters, guest !== old)),
+      meta.locked(() => this.#linkAll(guest, host, clusters, guest < old)),
     )
     return zeroed
   }
@@ -317,7 +321,7 @@ export class Resize {
 
   async #zeroNewPart(old: number, length: number): Promise<void> {
     const { node, geometry } = this.#meta
-    const start = geometry.clusterEnd(old)
+    const start = Math.ceil(old / geometry.subclusterSize) * geometry.subclusterSize
     if (start < length) {
       await step('Failed to zero out new clusters', async () => {
         const out = { bytes: 0 }
