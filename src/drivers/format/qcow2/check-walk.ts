@@ -173,8 +173,8 @@ export class CheckWalk {
         this.#countCompressed(high, low, active, at / entryBytes, bitmap)
         continue
       }
-      if (bitmap && !this.#checkBitmap(view, at, type)) {
-        continue
+      if (bitmap) {
+        this.#checkBitmap(view, at, type)
       }
       if ((high & l2Reserved.high) !== 0 || (low & l2Reserved.low) !== 0) {
         this.#corrupt(`ERROR found l2 entry with reserved bits set: ${hex64(high, low)}`)
@@ -207,8 +207,8 @@ export class CheckWalk {
     }
   }
 
-  /** Checks an allocation bitmap that is not empty. Returns whether the entry can be counted. */
-  #checkBitmap(view: DataView, at: number, type: number): boolean {
+  /** Checks an allocation bitmap that is not empty. */
+  #checkBitmap(view: DataView, at: number, type: number): void {
     const zeroes = view.getUint32(at + 8)
     const allocated = view.getUint32(at + 12)
     if (type === ClusterType.unallocated) {
@@ -220,21 +220,17 @@ export class CheckWalk {
       this.#corrupt(
         `ERROR offset=${offset.toString(16)}: Allocated cluster has corrupted subcluster allocation bitmap`,
       )
-      return false
     }
-    return true
   }
 
   /**
-   * Turns the L2 entry at `offset` into one that reads as zeroes without a cluster.
+   * Turns the L2 entry at `offset` into one without a cluster: it reads as zeroes, or as its bitmap says.
    *
    * @throws EIO if that would overwrite other metadata
    */
   async #makeZero(offset: number, active: boolean): Promise<EntryFix> {
-    const entry = new Uint8Array(this.#entryBytes)
-    if (entry.length === extendedEntryBytes) {
-      new DataView(entry.buffer).setUint32(8, 0xffffffff)
-    } else {
+    const entry = new Uint8Array(tableEntryBytes)
+    if (this.#entryBytes === tableEntryBytes) {
       new DataView(entry.buffer).setUint32(4, EntryLow.zero)
     }
     try {

@@ -114,7 +114,7 @@ export class SubclusterMapping extends Mapping {
   #host(type: number, view: DataView, entry: number, guest: number, tableOffset: number): number {
     const { corruption, geometry, isExternal } = this.meta
     if (type === SubclusterType.invalid) {
-      throw corruption.signal(`Invalid cluster entry found ${this.#place(guest, tableOffset)}`)
+      throw corruption.signal(`Invalid cluster entry found  ${this.#place(guest, tableOffset)}`)
     }
     const host = this.#entries.host(view, entry)
     if (host % geometry.clusterSize !== 0) {

@@ -84,7 +84,7 @@ export class SubclusterWriter extends ClusterWriter {
       return `(L2 offset: ${table}, L2 index: ${hex(this.tables.l2Index(offset))})`
     }
     if (type === SubclusterType.invalid) {
-      throw corruption.signal(`Invalid cluster entry found  ${place()}`)
+      throw corruption.signal(`Invalid cluster entry found ${place()}`)
     }
     if (isExternal && type === SubclusterType.compressed) {
       throw corruption.signal(`Compressed cluster entry found in image with external data file ${place()}`)
