@@ -144,6 +144,9 @@ export class CompressedClusters {
   /** See MapPath.writeCompressed. */
   writeCompressed(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): Wait {
     const { file, geometry, node } = this.#meta
+    if (this.#meta.isExternal) {
+      throw ioError('ENOTSUP', { node: node.nodeName, operation: 'write', offset, bytes })
+    }
     if (bytes === 0) {
       // The last compressed cluster may end anywhere; uncompressed readers like whole sectors.
       return truncateNode(file, file.length, { exact: false, preallocation: 'off', zero: false })

@@ -19,6 +19,7 @@ async function created(options: Values, hostOptions: MemoryHostOptions = {}): Pr
       host,
       filename: '/img',
       options,
+      createFurtherFile: () => Promise.reject(new Error('one file is enough here')),
       createFile: async (size) => {
         await createFile(layer, '/img', { size })
         const node = await layer.open('/img', {}, { write: true, protocol: true })

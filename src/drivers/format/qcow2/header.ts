@@ -1,4 +1,4 @@
-import { type BlockError, blockError, errnoError } from '../../../errors/index.js'
+import { blockError, errnoError } from '../../../errors/index.js'
 import { ByteReader } from './byte-reader.js'
 import {
   Autoclear,
@@ -357,21 +357,6 @@ function checkCompressionType(type: number, featureBit: boolean): void {
       `qcow2: Compression type incompatible feature bit must ${featureBit ? 'not ' : ''}be set`,
     )
   }
-}
-
-/**
- * The error for a valid image that uses what this driver cannot do, or undefined.
- * Where only metadata is asked for,
- * an image without guest data in this file or with another kind of mapping is all right.
- */
-export function describeUnsupported(header: Qcow2Header, mode: HeaderMode = {}): BlockError | undefined {
-  const features: string[] = []
-  if ((header.incompatible & Incompatible.dataFile) !== 0 && mode.noIo !== true) {
-    features.push('external data file')
-  }
-  return features.length === 0
-    ? undefined
-    : blockError('ENOTSUP', `Unsupported qcow2 feature(s): ${features.join(', ')}`)
 }
 
 /**

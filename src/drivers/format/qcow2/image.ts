@@ -256,6 +256,9 @@ export class Qcow2Image implements DriverState {
   async changeBacking(filename: string | undefined, format: string | undefined): Promise<void> {
     const { header } = this.#meta
     const name = filename === '' ? undefined : filename
+    if (name !== undefined && this.#meta.isRawData) {
+      throw ioError('EINVAL')
+    }
     if (name !== undefined && new TextEncoder().encode(name).length > maxBackingFileBytes) {
       throw ioError('EINVAL')
     }
@@ -296,6 +299,14 @@ export class Qcow2Image implements DriverState {
         this.supportedZeroFlags = zeroFlags(meta)
         meta.node.supportedZeroFlags = this.supportedZeroFlags
       },
+    })
+  }
+
+  /** @internal Records the name of a new image's data file. */
+  async nameDataFile(filename: string): Promise<void> {
+    await this.#meta.locked(async () => {
+      this.#meta.header.dataFile = filename
+      await this.#meta.writeHeader()
     })
   }
 

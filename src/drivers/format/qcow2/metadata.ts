@@ -1,12 +1,12 @@
 import { codeOf, errnoError } from '../../../errors/index.js'
-import { TableCache } from '../../../formatkit/index.js'
+import { TableCache, type TableFile } from '../../../formatkit/index.js'
 import type { BlockChild, BlockNode } from '../../../graph/index.js'
 import type { Host } from '../../../host/index.js'
 import type { DebugEvent, IoNode } from '../../../io/index.js'
 import { Mutex, type Wait } from '../../../sched/index.js'
 import { ClusterAllocator, type DiscardPolicy } from './allocate.js'
 import type { CacheSizes } from './cache-sizes.js'
-import { Incompatible, tableEntryBytes } from './constants.js'
+import { Autoclear, Incompatible, tableEntryBytes } from './constants.js'
 import { type CorruptImage, CorruptionReport } from './corruption.js'
 import type { Qcow2Crypto } from './crypto.js'
 import { readPadded } from './file-read.js'
@@ -54,6 +54,7 @@ export class Qcow2Metadata {
   readonly node: IoNode
   readonly #fileEdge: BlockChild
   readonly #dataEdge: BlockChild
+  readonly #tableFile: TableFile
   /** Guest data lives in a file of its own, at the guest's offsets. */
   readonly isExternal: boolean
   readonly host: Host
@@ -89,13 +90,23 @@ export class Qcow2Metadata {
     this.node = node
     this.#fileEdge = file
     this.#dataEdge = options.dataFile ?? file
-    this.isExternal = options.dataFile !== undefined
+    this.isExternal = (header.incompatible & Incompatible.dataFile) !== 0
     this.host = host
     this.emit = options.emit ?? (() => undefined)
     this.crypto = options.crypto
     this.header = header
     this.geometry = new Geometry(header)
-    this.l2 = new TableCache(file, caches.l2EntryBytes, caches.l2Entries, l2Events)
+    const dataEdge = this.#dataEdge
+    this.#tableFile =
+      dataEdge === file
+        ? file
+        : {
+            get node() {
+              return file.node
+            },
+            flushData: () => dataEdge.node.flush(),
+          }
+    this.l2 = new TableCache(this.#tableFile, caches.l2EntryBytes, caches.l2Entries, l2Events)
     this.sliceEntries = caches.l2EntryBytes / this.geometry.entryBytes
     this.blocks = new TableCache(file, header.clusterSize, caches.refcountEntries, blockEvents)
     this.refcounts = new Refcounts(this)
@@ -113,6 +124,11 @@ export class Qcow2Metadata {
     return this.#dataEdge.node
   }
 
+  /** The external data file must read like the guest's disk. */
+  get isRawData(): boolean {
+    return this.isExternal && (this.header.autoclear & Autoclear.dataFileRaw) !== 0
+  }
+
   /** Tells those who debug the file that the driver reached `name`; what follows waits for the result. */
   event(name: DebugEvent): Wait {
     return this.file.debug?.event(name)
@@ -121,7 +137,7 @@ export class Qcow2Metadata {
   /** Takes other cache sizes into use. The caches have been written back and nothing is in flight. */
   resizeCaches(caches: CacheSizes): void {
     if (caches.l2EntryBytes !== this.l2.tableBytes) {
-      this.l2 = new TableCache(this.#fileEdge, caches.l2EntryBytes, caches.l2Entries, l2Events)
+      this.l2 = new TableCache(this.#tableFile, caches.l2EntryBytes, caches.l2Entries, l2Events)
       this.sliceEntries = caches.l2EntryBytes / this.geometry.entryBytes
     }
     this.l2.capacity = caches.l2Entries

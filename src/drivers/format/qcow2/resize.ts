@@ -1,5 +1,5 @@
 import { type BlockError, blockError, codeOf, errnoError, ioError, prefixed } from '../../../errors/index.js'
-import { type TruncateOptions, truncateNode } from '../../../graph/index.js'
+import { type Preallocation, type TruncateOptions, truncateNode } from '../../../graph/index.js'
 import { ReqFlags, WritePlan } from '../../../io/index.js'
 import type { PersistentBitmaps } from './bitmap-store.js'
 import type { ClusterWriter } from './cluster.js'
@@ -79,6 +79,9 @@ export class Resize {
         throw error
       }
     }
+    if (how.preallocation === 'off' && this.#meta.isExternal) {
+      await truncateNode(this.#meta.data, length, { exact: how.exact, preallocation: 'off', zero: false })
+    }
     const field = new Uint8Array(8)
     const view = new DataView(field.buffer)
     view.setUint32(0, Math.floor(length / 0x100000000))
@@ -93,7 +96,10 @@ export class Resize {
   async #prepareNewPart(old: number, length: number, how: TruncateOptions): Promise<void> {
     let zero = how.zero
     if (how.preallocation === 'metadata') {
-      await this.#preallocateMetadata(old, length)
+      await this.#preallocateMetadata(old, length, 'off')
+    } else if (how.preallocation !== 'off' && this.#meta.isExternal) {
+      // Every guest cluster has its place there: the file itself is asked for the space.
+      await this.#preallocateMetadata(old, length, how.preallocation)
     } else if (how.preallocation !== 'off') {
       zero = !(await this.#preallocateData(old, length, how.preallocation, zero)) && zero
     }
@@ -144,9 +150,12 @@ export class Resize {
     return last
   }
 
-  /** Allocates and links clusters without writing them; the file becomes long enough to hold them. */
-  async #preallocateMetadata(old: number, length: number): Promise<void> {
-    const { file, geometry, node } = this.#meta
+  /**
+   * Allocates and links clusters without writing them; the file becomes long enough to hold them, by way
+   * of `preallocation`.
+   */
+  async #preallocateMetadata(old: number, length: number, preallocation: Preallocation): Promise<void> {
+    const { data, geometry, node } = this.#meta
     const plan = new WritePlan()
     let end = 0
     // A subcluster is in use or not: one that holds data already cannot be completed in advance.
@@ -169,8 +178,8 @@ export class Resize {
       end = plan.targetOffset + plan.bytes
       at += plan.bytes
     }
-    if (end > file.length) {
-      await truncateNode(file, end, { exact: false, preallocation: 'off', zero: false })
+    if (end > data.length) {
+      await truncateNode(data, end, { exact: false, preallocation, zero: false })
     }
   }
 
@@ -211,7 +220,7 @@ export class Resize {
   }
 
   async #write(host: number, data: Uint8Array): Promise<void> {
-    const wait = this.#meta.file.write(host, data.length, data, 0, 0)
+    const wait = this.#meta.data.write(host, data.length, data, 0, 0)
     if (wait !== undefined) {
       await wait
     }

@@ -1,4 +1,6 @@
 import type { CachedTable } from '../../../formatkit/index.js'
+import { ReqFlags } from '../../../io/index.js'
+import type { Wait } from '../../../sched/index.js'
 import type { ClusterWriter } from './cluster.js'
 import { EntryLow } from './constants.js'
 import { ClusterType } from './l2-entry.js'
@@ -28,6 +30,12 @@ export class SubclusterChanges extends ZeroDiscard {
 
   #position(offset: number): number {
     return (this.tables.l2Index(offset) % this.meta.sliceEntries) * this.meta.geometry.entryBytes
+  }
+
+  protected override zeroData(start: number, end: number, flags: number): Wait {
+    return this.meta.isRawData
+      ? this.meta.data.writeZeroes(start, end - start, flags & ReqFlags.mayUnmap)
+      : undefined
   }
 
   protected override unitEnd(start: number, end: number, how: Change): number {

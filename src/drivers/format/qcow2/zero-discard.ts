@@ -58,6 +58,7 @@ export class ZeroDiscard {
   async #zeroWhole(offset: number, end: number, flags: number, out: RangeResult): Promise<void> {
     const unmap = (flags & ReqFlags.mayUnmap) !== 0
     const how = this.meta.geometry.version < 3 ? 'discard' : unmap ? 'unmap' : 'zero'
+    await this.zeroData(offset, end, flags)
     let at = offset
     while (at < end) {
       const reached = await this.#changeSlice(at, end, how, false)
@@ -88,6 +89,7 @@ export class ZeroDiscard {
     ) {
       return
     }
+    await this.zeroData(start, start + bytes, flags)
     // A write may have come in between: look again, with nothing in flight and in one synchronous
     // block with the change.
     const unmap = meta.geometry.version < 3 ? 'discard' : (flags & ReqFlags.mayUnmap) !== 0 ? 'unmap' : 'zero'
@@ -110,6 +112,7 @@ export class ZeroDiscard {
   }
 
   async #discardWhole(offset: number, end: number, out: RangeResult): Promise<void> {
+    await this.zeroData(offset, end, ReqFlags.mayUnmap)
     await this.change(offset, end, 'discard')
     out.bytes = end - offset
   }
@@ -169,6 +172,11 @@ export class ZeroDiscard {
         return reached
       }
     }
+  }
+
+  /** An external data file that can be read by itself gets the zeroes as well. */
+  protected zeroData(_start: number, _end: number, _flags: number): Wait {
+    return undefined
   }
 
   /** Where a change from `start` on that is to reach `end` ends. */
