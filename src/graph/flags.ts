@@ -22,7 +22,7 @@ export interface OpenFlags {
   /** Another process owns the image: nothing is written, no locks are taken (`BDRV_O_INACTIVE`). */
   inactive: boolean
   /** How files should reach the kernel unless their `aio` option says otherwise (`BDRV_O_NATIVE_AIO`, `BDRV_O_IO_URING`). */
-  aio: 'threads' | 'native' | 'io_uring'
+  aio: 'threads' | 'native' | 'io_uring' | undefined
 }
 
 export const noFlags: Readonly<OpenFlags> = {
@@ -37,7 +37,7 @@ export const noFlags: Readonly<OpenFlags> = {
   check: false,
   unmap: false,
   inactive: false,
-  aio: 'threads',
+  aio: undefined,
 }
 
 /** What a child is to its parent; a set of bits. */

@@ -22,6 +22,11 @@ export interface FileOpenOptions {
   readonly truncate?: boolean
   /** Fail with EEXIST if the file exists; with `create`. */
   readonly exclusive?: boolean
+  /**
+   * How requests that may have to wait reach the kernel, as QEMU's option `aio` says; a platform that lacks the
+   * way uses another. Absent: the platform decides.
+   */
+  readonly aio?: 'threads' | 'native' | 'io_uring' | undefined
   /** Permission bits of a created file; default 0o644. */
   readonly mode?: number
 }

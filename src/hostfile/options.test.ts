@@ -26,7 +26,7 @@ describe('takeHostFileSettings', () => {
   test('defaults', () => {
     expect(takeHostFileSettings(new OptionDict())).toEqual({
       filename: undefined,
-      aio: 'threads',
+      aio: undefined,
       locking: 'auto',
       dropCache: true,
       checkCacheDropped: false,

@@ -35,8 +35,8 @@ export const hostFileOptions = defineOptions({
 
 export interface HostFileSettings {
   readonly filename: string | undefined
-  /** How requests reach the kernel. The platform decides that itself; the word is only validated. */
-  readonly aio: 'threads' | 'native' | 'io_uring'
+  /** How requests that wait reach the kernel; undefined: nobody has said. */
+  readonly aio: 'threads' | 'native' | 'io_uring' | undefined
   readonly locking: 'auto' | 'on' | 'off'
   readonly dropCache: boolean
   readonly checkCacheDropped: boolean
@@ -60,10 +60,11 @@ export function parseWord<const W extends string>(word: string | undefined, word
  */
 export function takeHostFileSettings(
   options: OptionDict,
-  defaultAio: HostFileSettings['aio'] = 'threads',
+  defaultAio?: HostFileSettings['aio'],
 ): HostFileSettings {
   const given = takeOptions(options, hostFileOptions)
-  const aio = parseWord(given.aio ?? defaultAio, ['threads', 'native', 'io_uring'])
+  const word = given.aio ?? defaultAio
+  const aio = word === undefined ? undefined : parseWord(word, ['threads', 'native', 'io_uring'])
   const locking = parseWord(given.locking, ['auto', 'on', 'off'])
   if (given['pr-manager'] !== undefined) {
     // Objects that manage reservations exist in the system emulator only.

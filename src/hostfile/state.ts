@@ -110,7 +110,7 @@ export class HostFileState implements DriverState, KernelCopyTarget {
    */
   async #replaceFile(perm: number, shared: number, write: boolean, direct: boolean): Promise<void> {
     const { node, path } = this.#opening
-    const file = await openPath(node.host.files, path, { write, direct })
+    const file = await openPath(node.host.files, path, { write, direct, aio: this.#mode.settings.aio })
     try {
       if (file.stat().identity !== this.file.stat().identity) {
         throw blockError('ESTALE', `Could not reopen '${path}': it is another file now`)

@@ -20,13 +20,16 @@ export const Errno = {
   EINTR: 4,
   ENXIO: 6,
   EAGAIN: 11,
+  ENOMEM: 12,
   EACCES: 13,
+  EBUSY: 16,
   EXDEV: 18,
   ENODEV: 19,
   EINVAL: 22,
   ENOTTY: 25,
   ETXTBSY: 26,
   ENOSYS: 38,
+  ETIME: 62,
   EOPNOTSUPP: 95,
 } as const
 

@@ -2,19 +2,30 @@ import fs from 'node:fs'
 import { ioError } from '../../errors/index.js'
 import type { FileAlignment, FileKind, FileStat, HostFile } from '../../host/index.js'
 import type { Maybe, Wait } from '../../sched/index.js'
+import type { AioBackend, AioMode } from './aio-backend.js'
+import type { AioBackends } from './aio-backends.js'
+import { giveAligned, takeAligned } from './aligned-pool.js'
 import { setExtentSizeHint, setNoCopyOnWrite } from './attributes.js'
 import { Errno, fromNode } from './errors.js'
 import { describe, identityOf, kindOf, publishedDeviceSize } from './file-stat.js'
 import { libc } from './libc.js'
 import { alignedBuffer, isAligned } from './memory.js'
 import { lockConflicts, setLock } from './ofd-locks.js'
-import { copyRange, DeviceIoctl, deviceRange, Fallocate, fallocate, logicalBlockSize } from './space.js'
-import { readCached, readPool, readSync, writePool, writeSync } from './transfer.js'
+import {
+  copyRange,
+  DeviceIoctl,
+  deviceRange,
+  Fallocate,
+  fallocate,
+  inlineAllocateBytes,
+  logicalBlockSize,
+} from './space.js'
+import { readCached, readSync, writeSync } from './transfer.js'
 
 /**
- * How requests are carried out. `sync`: always on this thread. `threads`: always on libuv's pool.
- * `auto`: at once when the page cache can answer, on the pool otherwise, so that no disk wait blocks
- * the event loop. `foreground`: as `auto`, but writes to the page cache of any size are done on this
+ * How requests are carried out. `sync`: always on this thread. `threads`: never, but by a backend
+ * (aio-backend.ts). `auto`: at once when the page cache can answer, by a backend otherwise, so that no disk
+ * wait blocks the event loop. `foreground`: as `auto`, but writes to the page cache of any size are done on this
  * thread; for programs that have nothing else to do meanwhile. Handing a buffer that was just read to
  * another thread costs more than copying it: measured, docs/decisions/0005.
  */
@@ -38,6 +49,9 @@ export interface NodeFileOptions {
   /** Whether the descriptor was opened with O_DIRECT. */
   readonly direct: boolean
   readonly policy: IoPolicy
+  readonly backends: AioBackends
+  /** The backend wished for; absent: what is fastest here. */
+  readonly aio: AioMode | undefined
 }
 
 /** A view of a file whose system calls another thread makes. */
@@ -68,6 +82,10 @@ export class NodeFile implements HostFile {
   #cachedReads: boolean
   /** Largest write done on this thread, bytes. */
   readonly #inlineWriteBytes: number
+  readonly #backends: AioBackends
+  readonly #aio: AioMode
+  /** The backend in use, from the first request on that needs one. */
+  #backend: AioBackend | undefined = undefined
   #closed = false
 
   /** @throws BlockError; the descriptor stays the caller's then */
@@ -77,12 +95,17 @@ export class NodeFile implements HostFile {
     this.writable = options.writable
     this.#direct = options.direct
     this.#policy = options.policy
+    this.#backends = options.backends
     const stat = this.#fstat()
     this.kind = kindOf(stat)
     this.#identity = identityOf(stat)
+    const seekable = this.kind === 'regular' || this.kind === 'block'
+    // With O_DIRECT every request waits, and the pool has four threads: measured, bench/README.md.
+    // On pipes and the like the ring would read on where the last read ended.
+    this.#aio = seekable ? (options.aio ?? (this.#direct ? 'io_uring' : 'threads')) : 'threads'
     const foreground = this.#policy === 'foreground'
     const buffered = (foreground || this.#policy === 'auto') && !this.#direct
-    this.#cachedReads = buffered && (this.kind === 'regular' || this.kind === 'block')
+    this.#cachedReads = buffered && seekable
     this.#inlineWriteBytes =
       !buffered || this.kind !== 'regular' ? 0 : foreground ? Number.POSITIVE_INFINITY : inlineWriteBytes
     this.alignment = this.#direct ? this.#probeAlignment() : { request: 1, memory: 1 }
@@ -153,32 +176,47 @@ export class NodeFile implements HostFile {
     return got
   }
 
+  /** What carries out requests that may have to wait. */
+  get #waiting(): AioBackend {
+    this.#backend ??= this.#backends.acquire(this.#aio)
+    return this.#backend
+  }
+
   #transferIn(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): Wait {
     if (this.#policy === 'sync') {
       readSync(this.fd, offset, bytes, buffer, bufferOffset, this.alignment.request)
       return undefined
     }
-    return readPool(this.fd, offset, bytes, buffer, bufferOffset, this.alignment.request)
+    return this.#waiting.read(this.fd, offset, bytes, buffer, bufferOffset, this.alignment.request)
   }
 
   #readBounced(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): Wait {
-    const aligned = alignedBuffer(this.alignment.memory, bytes)
+    const aligned = takeAligned(bytes)
+    const arrived = (): void => {
+      copyBytes(aligned, 0, buffer, bufferOffset, bytes)
+      giveAligned(aligned)
+    }
     const wait = this.#transferIn(offset, bytes, aligned, 0)
     if (wait === undefined) {
-      buffer.set(aligned, bufferOffset)
+      arrived()
       return undefined
     }
-    return wait.then(() => {
-      buffer.set(aligned, bufferOffset)
-    })
+    return wait.then(arrived)
   }
 
   write(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): Wait {
     checkRange(offset, bytes, buffer, bufferOffset)
     if (this.#direct && !isAligned(buffer, bufferOffset, this.alignment.memory)) {
-      const aligned = alignedBuffer(this.alignment.memory, bytes)
-      aligned.set(buffer.subarray(bufferOffset, bufferOffset + bytes))
-      return this.#transferOut(offset, bytes, aligned, 0)
+      const aligned = takeAligned(bytes)
+      copyBytes(buffer, bufferOffset, aligned, 0, bytes)
+      const wait = this.#transferOut(offset, bytes, aligned, 0)
+      if (wait === undefined) {
+        giveAligned(aligned)
+      }
+      // After a failure nobody knows what still looks at the memory: it is left to the collector.
+      return wait?.then(() => {
+        giveAligned(aligned)
+      })
     }
     return this.#transferOut(offset, bytes, buffer, bufferOffset)
   }
@@ -188,7 +226,7 @@ export class NodeFile implements HostFile {
       writeSync(this.fd, offset, bytes, buffer, bufferOffset)
       return undefined
     }
-    return writePool(this.fd, offset, bytes, buffer, bufferOffset)
+    return this.#waiting.write(this.fd, offset, bytes, buffer, bufferOffset)
   }
 
   sync(): Wait {
@@ -200,15 +238,7 @@ export class NodeFile implements HostFile {
       }
       return undefined
     }
-    return new Promise((resolve, reject) => {
-      fs.fdatasync(this.fd, (error) => {
-        if (error === null) {
-          resolve()
-        } else {
-          reject(fromNode(error))
-        }
-      })
-    })
+    return this.#waiting.sync(this.fd)
   }
 
   stat(): FileStat {
@@ -285,7 +315,9 @@ export class NodeFile implements HostFile {
 
   // The kernel refuses empty ranges.
   #fallocate(mode: number, offset: number, bytes: number): Maybe<boolean> {
-    return bytes === 0 || fallocate(this.fd, mode, offset, bytes, this.#policy === 'sync')
+    const policy = this.#policy
+    const inline = policy === 'sync' || (policy !== 'threads' && bytes <= inlineAllocateBytes)
+    return bytes === 0 || fallocate(this.fd, mode, offset, bytes, inline ? undefined : this.#waiting)
   }
 
   #deviceRange(request: number, offset: number, bytes: number): Maybe<boolean> {
@@ -349,13 +381,20 @@ export class NodeFile implements HostFile {
       return undefined
     }
     this.#closed = true
+    let wait: Wait
     try {
       fs.closeSync(this.fd)
     } catch (error) {
       throw fromNode(error)
+    } finally {
+      wait = this.#backend === undefined ? undefined : this.#backends.release(this.#backend)
     }
-    return undefined
+    return wait
   }
+}
+
+function copyBytes(from: Uint8Array, at: number, to: Uint8Array, toAt: number, bytes: number): void {
+  to.set(from.subarray(at, at + bytes), toAt)
 }
 
 /**

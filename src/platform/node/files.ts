@@ -3,6 +3,8 @@ import { tmpdir } from 'node:os'
 import { resolve } from 'node:path'
 import { type ErrnoName, errnoError, ioError } from '../../errors/index.js'
 import type { FileOpenOptions, FileStat, FolderEntry, HostFile, HostFiles } from '../../host/index.js'
+import type { AioMode } from './aio-backend.js'
+import { AioBackends } from './aio-backends.js'
 import { fromNode } from './errors.js'
 import { type IoPolicy, NodeFile } from './file.js'
 import { describe, publishedDeviceSize } from './file-stat.js'
@@ -23,9 +25,15 @@ function attempt<T>(run: () => T): T {
 /** The local file system. Everything but requests on open files is done at once. */
 export class NodeFiles implements HostFiles {
   readonly #policy: IoPolicy
+  readonly #forced: AioMode | undefined
+  readonly #backends: AioBackends
 
-  constructor(policy: IoPolicy) {
-    this.#policy = policy
+  /** @param forced the backend of every file, whatever is asked for; undefined: no such thing */
+  constructor(policy: IoPolicy, forced: AioMode | undefined) {
+    const bypass = forced === 'threads' || forced === 'io_uring'
+    this.#policy = bypass && policy !== 'sync' ? 'threads' : policy
+    this.#forced = forced
+    this.#backends = new AioBackends(policy === 'foreground')
   }
 
   /**
@@ -48,7 +56,8 @@ export class NodeFiles implements HostFiles {
     }
     const fd = attempt(() => fs.openSync(path, flags, options.mode ?? 0o644))
     try {
-      return new NodeFile(path, fd, { writable, direct, policy: this.#policy })
+      const aio = this.#forced ?? options.aio
+      return new NodeFile(path, fd, { writable, direct, policy: this.#policy, backends: this.#backends, aio })
     } catch (error) {
       fs.closeSync(fd)
       throw error

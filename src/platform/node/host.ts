@@ -1,4 +1,5 @@
 import type { Host, HostSockets } from '../../host/index.js'
+import { type AioMode, aioModes } from './aio-backend.js'
 import { nodeCiphers } from './ciphers.js'
 import { NodeCodecs } from './codecs.js'
 import type { IoPolicy } from './file.js'
@@ -12,6 +13,11 @@ const compareBytes = Buffer.prototype.compare
 export interface NodeHostOptions {
   /** How file requests are carried out; default `auto`. */
   readonly io?: IoPolicy
+  /**
+   * Makes every file use this backend, the page cache's answers included except with `native`; default: the
+   * environment variable `BLOCKGRAPH_AIO`, and without it what is fastest.
+   */
+  readonly aio?: AioMode
   /** Receives warnings for the user; default: standard error. */
   readonly warn?: (line: string) => void
   /** Receives output of drivers, such as what blkdebug tells; default: dropped. */
@@ -24,8 +30,13 @@ export interface NodeHostOptions {
 
 /** The platform of Node.js: the local file system, zlib and zstd. */
 export function createNodeHost(options: NodeHostOptions = {}): Host {
+  const warn =
+    options.warn ??
+    ((line: string) => {
+      process.stderr.write(`${line}\n`)
+    })
   return {
-    files: new NodeFiles(options.io ?? 'auto'),
+    files: new NodeFiles(options.io ?? 'auto', options.aio ?? forcedAio(warn)),
     codecs: new NodeCodecs(),
     ciphers: nodeCiphers,
     threads: {
@@ -52,11 +63,7 @@ export function createNodeHost(options: NodeHostOptions = {}): Host {
     randomBytes,
     sameBytes: (a, aOffset, b, bOffset, bytes) =>
       compareBytes.call(a, b, bOffset, bOffset + bytes, aOffset, aOffset + bytes) === 0,
-    warn:
-      options.warn ??
-      ((line) => {
-        process.stderr.write(`${line}\n`)
-      }),
+    warn,
     ...(options.abort === undefined ? {} : { abort: options.abort }),
     ...(options.print === undefined ? {} : { print: options.print }),
     // Only arm64 has a choice; elsewhere the question is not worth loading the binding.
@@ -64,6 +71,18 @@ export function createNodeHost(options: NodeHostOptions = {}): Host {
       return process.arch === 'arm64' ? (libc()?.pageSize ?? 4096) : 4096
     },
   }
+}
+
+function forcedAio(warn: (line: string) => void): AioMode | undefined {
+  const word = process.env.BLOCKGRAPH_AIO
+  if (word === undefined || word === '') {
+    return undefined
+  }
+  const mode = aioModes.find((known) => known === word)
+  if (mode === undefined) {
+    warn(`BLOCKGRAPH_AIO: invalid parameter value: ${word}`)
+  }
+  return mode
 }
 
 /** Few programs reach the network: node:net comes with the first socket. */

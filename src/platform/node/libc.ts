@@ -33,6 +33,29 @@ export interface Libc {
   fadvise(fd: number, offset: number, length: number, advice: number): number
   /** Address of a buffer's first byte. */
   address(buffer: Uint8Array): number
+  /** io_uring_setup(2): the ring's descriptor; `params` (120 bytes) is filled in. */
+  uringSetup(entries: number, params: Uint8Array): number
+  /** io_uring_enter(2). `argument` belongs to the flags; null: none. */
+  uringEnter(
+    fd: number,
+    submit: number,
+    complete: number,
+    flags: number,
+    argument: Uint8Array | null,
+    argumentBytes: number,
+  ): number
+  /** As {@link Libc.uringEnter} without an argument, on another thread. */
+  uringEnterAsync(fd: number, submit: number, complete: number, flags: number): Promise<number>
+  /** io_uring_register(2). */
+  uringRegister(fd: number, operation: number, argument: Uint8Array, count: number): number
+  /** Maps `[offset, +bytes)` of a descriptor, shared and writable; undefined: refused. */
+  map(fd: number, offset: number, bytes: number): Mapping | undefined
+}
+
+/** Memory that came from mmap(2). Nothing may look at `memory` after {@link Mapping.unmap}. */
+export interface Mapping {
+  readonly memory: ArrayBuffer
+  unmap(): void
 }
 
 interface Library {
@@ -44,6 +67,8 @@ interface Koffi {
   /** The calling thread's; within the callback of an asynchronous call, that call's. */
   errno(): number
   address(value: unknown): bigint
+  /** The memory behind a pointer, without a copy. */
+  view(pointer: unknown, bytes: number): ArrayBuffer
 }
 
 interface KoffiFunction {
@@ -52,6 +77,16 @@ interface KoffiFunction {
 }
 
 const ENOSYS = 38
+
+/** Numbers of system calls, the same on every architecture. */
+const SYS_io_uring_setup = 425
+const SYS_io_uring_enter = 426
+const SYS_io_uring_register = 427
+
+/** PROT_READ | PROT_WRITE */
+const PROT = 3
+/** MAP_SHARED | MAP_POPULATE */
+const MAP = 0x8001
 
 let cached: Libc | undefined | null = null
 
@@ -112,6 +147,15 @@ function bind(koffi: Koffi, library: Library): Libc {
     'int64 copy_file_range(int from, void *fromOffset, int to, void *toOffset, size_t length, uint32 flags)',
   )
   const fadvise = lazy('int posix_fadvise(int fd, int64 offset, int64 length, int advice)')
+  const uringSetup = lazy('long syscall(long number, uint32 entries, void *params)')
+  const uringEnter = lazy(
+    'long syscall(long number, uint32 fd, uint32 submit, uint32 complete, uint32 flags, void *argument, size_t bytes)',
+  )
+  const uringRegister = lazy(
+    'long syscall(long number, uint32 fd, uint32 operation, void *argument, uint32 count)',
+  )
+  const mmap = lazy('void *mmap(void *place, size_t bytes, int protection, int flags, int fd, int64 offset)')
+  const munmap = lazy('int munmap(void *place, size_t bytes)')
   const getpagesize = lazy('int getpagesize()')
 
   const outcome = (result: number | bigint): number => {
@@ -187,6 +231,25 @@ function bind(koffi: Koffi, library: Library): Libc {
       const f = fadvise()
       // The one function here that returns its error instead of setting errno.
       return f === undefined ? -ENOSYS : -Number(f(fd, offset, length, advice))
+    },
+    uringSetup: (entries, params) => now(uringSetup(), SYS_io_uring_setup, entries, params),
+    uringEnter: (fd, submit, complete, flags, argument, argumentBytes) => {
+      const f = uringEnter()
+      return f === undefined
+        ? -ENOSYS
+        : outcome(f(SYS_io_uring_enter, fd, submit, complete, flags, argument, argumentBytes))
+    },
+    uringEnterAsync: (fd, submit, complete, flags) =>
+      later(uringEnter(), SYS_io_uring_enter, fd, submit, complete, flags, null, 0),
+    uringRegister: (fd, operation, argument, count) =>
+      now(uringRegister(), SYS_io_uring_register, fd, operation, argument, count),
+    map: (fd, offset, bytes) => {
+      const pointer: unknown = mmap()?.(null, bytes, PROT, MAP, fd, offset)
+      // MAP_FAILED is the highest address.
+      if (pointer === undefined || pointer === null || koffi.address(pointer) >= 1n << 63n) {
+        return undefined
+      }
+      return { memory: koffi.view(pointer, bytes), unmap: () => void munmap()?.(pointer, bytes) }
     },
   }
 }

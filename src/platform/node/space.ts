@@ -1,4 +1,5 @@
 import type { Maybe } from '../../sched/index.js'
+import type { AioBackend } from './aio-backend.js'
 import { Errno, fromErrno, isUnsupported } from './errors.js'
 import { libc } from './libc.js'
 
@@ -21,7 +22,7 @@ export const DeviceIoctl = {
 } as const
 
 /** Largest range handed to fallocate on this thread if others wait for it, bytes. */
-const inlineAllocateBytes = 64 << 20
+export const inlineAllocateBytes = 64 << 20
 /** Largest copy in one call, bytes: limits how long a call takes. */
 const copyBytes = 16 << 20
 
@@ -49,13 +50,17 @@ async function uninterruptedLater(call: () => Promise<number>): Promise<number> 
   }
 }
 
-/** fallocate(2). False: the file system does not have this mode. */
+/**
+ * fallocate(2). False: the file system does not have this mode.
+ *
+ * @param backend carries it out; undefined: this thread does
+ */
 export function fallocate(
   fd: number,
   mode: number,
   offset: number,
   bytes: number,
-  inline: boolean,
+  backend: AioBackend | undefined,
 ): Maybe<boolean> {
   const c = libc()
   if (c === undefined) {
@@ -71,12 +76,12 @@ export function fallocate(
     }
     throw fromErrno(-result)
   }
-  return judged(
-    inline || bytes <= inlineAllocateBytes
-      ? uninterrupted(() => c.fallocate(fd, mode, offset, bytes))
-      : uninterruptedLater(() => c.fallocateAsync(fd, mode, offset, bytes)),
-    judge,
-  )
+  if (backend === undefined) {
+    return judge(uninterrupted(() => c.fallocate(fd, mode, offset, bytes)))
+  }
+  return uninterruptedLater(
+    () => backend.fallocate(fd, mode, offset, bytes) ?? c.fallocateAsync(fd, mode, offset, bytes),
+  ).then(judge)
 }
 
 /** An ioctl on a byte range of a block device. False: the device does not support it. */

@@ -31,6 +31,12 @@ export class CountComparison {
           continue
         }
       }
+      const same = this.#sameFrom(cluster)
+      if (same > 0) {
+        last = this.#lastUsed(cluster, same) ?? last
+        cluster += same - 1
+        continue
+      }
       try {
         let refcount = this.#stored.get(cluster)
         if (refcount instanceof Promise) {
@@ -64,6 +70,26 @@ export class CountComparison {
       }
     }
     return last
+  }
+
+  /** How many clusters from `cluster` on, in one page and block at hand, have the right refcount. */
+  #sameFrom(cluster: number): number {
+    const page = this.#counts.page(cluster)
+    if (page === undefined) {
+      return 0
+    }
+    const same = this.#stored.equalRun(cluster, page, cluster % countPageClusters)
+    return Math.min(same, this.#counts.clusters - cluster)
+  }
+
+  /** The last of `count` clusters in one page that is referred to. */
+  #lastUsed(first: number, count: number): number | undefined {
+    for (let cluster = first + count - 1; cluster >= first; cluster--) {
+      if (this.#counts.get(cluster) > 0) {
+        return cluster
+      }
+    }
+    return undefined
   }
 
   #correct(cluster: number, references: number): void {

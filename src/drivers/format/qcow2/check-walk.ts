@@ -4,6 +4,7 @@ import type { IoNode } from '../../../io/index.js'
 import type { Maybe } from '../../../sched/index.js'
 import type { Refcount, ReferenceCounts, StoredRefcounts } from './check-counts.js'
 import { errnoText, noRepair, type RepairMode, writeRepair, writeRepairThrough } from './check-repair.js'
+import { type TableFigures, TableScan } from './check-scan.js'
 import { EntryHigh, EntryLow, extendedEntryBytes, Incompatible, tableEntryBytes } from './constants.js'
 import { readInside } from './file-read.js'
 import { Geometry } from './geometry.js'
@@ -43,6 +44,7 @@ export class CheckWalk {
   readonly counts: ReferenceCounts
   readonly #result: CheckResult
   readonly #breathe: () => Promise<void>
+  #buffer: Uint8Array | undefined
   /** What to repair on the way. */
   repair: RepairMode = noRepair
   readonly #entryBytes: number
@@ -144,9 +146,15 @@ export class CheckWalk {
     }
   }
 
-  async #readChecked(offset: number, bytes: number, where: string): Promise<Uint8Array> {
+  /** Memory for one table at a time. */
+  #tableBuffer(): Uint8Array {
+    this.#buffer ??= new Uint8Array(this.#header.clusterSize)
+    return this.#buffer
+  }
+
+  async #readChecked(offset: number, bytes: number, where: string, into?: Uint8Array): Promise<Uint8Array> {
     try {
-      return await readInside(this.#file, offset, bytes)
+      return await readInside(this.#file, offset, bytes, into)
     } catch (error) {
       this.#result.messages.push(`ERROR: I/O error in ${where}`)
       this.#result.checkErrors++
@@ -156,12 +164,38 @@ export class CheckWalk {
 
   async #countL2(offset: number, active: boolean): Promise<void> {
     const { clusterSize } = this.#header
-    const l2 = await this.#readChecked(offset, clusterSize, 'check_refcounts_l2')
-    const view = new DataView(l2.buffer)
+    const l2 = await this.#readChecked(offset, clusterSize, 'check_refcounts_l2', this.#tableBuffer())
+    const view = new DataView(l2.buffer, l2.byteOffset, l2.byteLength)
+    const scan = new TableScan(l2, clusterSize)
+    const figures = { allocated: 0, fragmented: 0, nextContiguous: 0 }
+    try {
+      await this.#countEntries(offset, scan, view, active, figures)
+    } finally {
+      if (active) {
+        this.#result.allocatedClusters += figures.allocated
+        this.#result.fragmentedClusters += figures.fragmented
+      }
+    }
+  }
+
+  async #countEntries(
+    offset: number,
+    scan: TableScan,
+    view: DataView,
+    active: boolean,
+    figures: TableFigures,
+  ): Promise<void> {
+    const { clusterSize } = this.#header
+    const { length: fileLength } = this.#file
     const entryBytes = this.#entryBytes
     const isExtended = entryBytes === extendedEntryBytes
-    let nextContiguous = 0
-    for (let at = 0; at + entryBytes <= l2.length; at += entryBytes) {
+    for (let at = 0; ; at += entryBytes) {
+      if (this.#entries === undefined) {
+        at = scan.count(at, this.counts, fileLength, figures)
+      }
+      if (at + entryBytes > view.byteLength) {
+        return
+      }
       const high = view.getUint32(at)
       const low = view.getUint32(at + 4)
       if (high === 0 && low === 0 && !isExtended) {
@@ -194,13 +228,11 @@ export class CheckWalk {
           continue
         }
       }
-      if (active) {
-        this.#result.allocatedClusters++
-        if (nextContiguous !== 0 && cluster !== nextContiguous) {
-          this.#result.fragmentedClusters++
-        }
-        nextContiguous = cluster + clusterSize
+      figures.allocated++
+      if (figures.nextContiguous !== 0 && cluster !== figures.nextContiguous) {
+        figures.fragmented++
       }
+      figures.nextContiguous = cluster + clusterSize
       if (!this.#isExternal) {
         this.count(cluster, clusterSize)
       }
@@ -363,24 +395,37 @@ export class CheckWalk {
   async #checkCopiedL2(offset: number, stored: StoredRefcounts, repair: boolean): Promise<void> {
     let l2: Uint8Array
     try {
-      l2 = await readInside(this.#file, offset, this.#header.clusterSize)
+      l2 = await readInside(this.#file, offset, this.#header.clusterSize, this.#tableBuffer())
     } catch (error) {
       const failure = ioError(codeOf(error))
       this.#result.messages.push(`ERROR: Could not read L2 table: ${failure.message}`)
       this.#result.checkErrors++
       throw failure
     }
-    const view = new DataView(l2.buffer)
+    const view = new DataView(l2.buffer, l2.byteOffset, l2.byteLength)
+    const { clusterSize } = this.#header
+    const scan = new TableScan(l2, clusterSize)
     let changed = 0
     const entryBytes = this.#entryBytes
-    for (let at = 0; at + entryBytes <= l2.length; at += entryBytes) {
+    for (let at = 0; ; at += entryBytes) {
+      if (this.#entries === undefined) {
+        at = scan.nextDoubtfulFlag(at, stored)
+      }
+      if (at + entryBytes > l2.length) {
+        break
+      }
       const high = view.getUint32(at)
       const low = view.getUint32(at + 4)
       if (!isAllocated(this.#type(high, low))) {
         continue
       }
-      const maybe = this.#isExternal ? 1 : this.#refcountAt(stored, hostOffset(high, low))
-      const refcount = maybe instanceof Promise ? await maybe : maybe
+      let maybe: Maybe<Refcount | undefined> = this.#isExternal
+        ? 1
+        : stored.get(Math.floor(hostOffset(high, low) / clusterSize))
+      if (maybe instanceof Promise) {
+        maybe = await maybe.catch(() => undefined)
+      }
+      const refcount = maybe
       if (refcount !== undefined && (refcount === 1) !== isCopied(high)) {
         const word = repair ? 'Repairing' : 'ERROR'
         this.#corrupt(`${word} OFLAG_COPIED data cluster: l2_entry=${hex64(high, low)} refcount=${refcount}`)

@@ -31,7 +31,7 @@ function execute(ring: Ring, of: RingCommand): number {
       fs.ftruncateSync(of.fd, of.length)
       return 0
     case Command.fallocate:
-      return possible(fallocate(of.fd, of.extra, of.offset, of.length, true))
+      return possible(fallocate(of.fd, of.extra, of.offset, of.length, undefined))
     case Command.deviceRange:
       return possible(deviceRange(of.fd, of.extra, of.offset, of.length, true))
     case Command.copyRange:

@@ -20,7 +20,7 @@ export const bench: ImgCommand = {
     let cache = 'writeback'
     let write = false
     let noDrain = false
-    let aio: (typeof aioModes)[number] = 'threads'
+    let aio: (typeof aioModes)[number] | undefined
     let image: ImageArguments = {}
     const number = (text: string, max: bigint, message: string): number => {
       const value = parseInteger(text)
