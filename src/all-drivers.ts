@@ -13,6 +13,7 @@ import { bochs } from './drivers/format/bochs/index.js'
 import { cloop } from './drivers/format/cloop/index.js'
 import { dmg } from './drivers/format/dmg/index.js'
 import { luks } from './drivers/format/luks/index.js'
+import { parallels } from './drivers/format/parallels/index.js'
 import { qcow2 } from './drivers/format/qcow2/index.js'
 import { raw } from './drivers/format/raw/index.js'
 import { vdi } from './drivers/format/vdi/index.js'
@@ -54,6 +55,7 @@ export const allDrivers: readonly BlockDriver[] = [
   bochs,
   cloop,
   dmg,
+  parallels,
   vvfat,
   nbd,
   nbdTcp,

@@ -92,16 +92,16 @@ export class VdiPath implements MapPath, FlushPath {
     if (!space.isPrepared) {
       return this.#prepare(offset, bytes, flags, plan)
     }
+    // Before anything is held: whoever throws must hold nothing.
+    if (header.dataOffset + (space.next + 1) * size > maxLength) {
+      throw blockError('EFBIG', 'Image has no room for another block')
+    }
     const start = index * size
     if (!plan.reserve(this.#owner.allocations, start, start + size)) {
       return undefined
     }
     const block = space.take()
     const host = header.dataOffset + block.number * size
-    if (host + size > maxLength) {
-      space.giveBack(block)
-      throw blockError('EFBIG', 'Image has no room for another block')
-    }
     const allocation: Allocation = { index, block }
     plan.allocate(count, file.node, host + inside, inside, size - inside - count, block.isZero, allocation)
     return undefined
