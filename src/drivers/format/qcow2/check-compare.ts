@@ -30,6 +30,12 @@ export class CountComparison {
           cluster += skipped - 1
           continue
         }
+        const used = await this.#usedIfEqual(cluster)
+        if (used >= 0) {
+          last = used > 0 ? cluster + used - 1 : last
+          cluster += countPageClusters - 1
+          continue
+        }
       }
       try {
         let refcount = this.#stored.get(cluster)
@@ -64,6 +70,21 @@ export class CountComparison {
       }
     }
     return last
+  }
+
+  /** {@link StoredRefcounts.usedIfEqual} of the page that begins at `cluster`; -1 if it cannot be told. */
+  async #usedIfEqual(cluster: number): Promise<number> {
+    const page = this.#counts.page(cluster)
+    if (page === undefined || cluster + countPageClusters > this.#counts.clusters) {
+      return -1
+    }
+    try {
+      await this.#stored.get(cluster)
+    } catch {
+      // Reported for each cluster.
+      return -1
+    }
+    return this.#stored.usedIfEqual(cluster, page)
   }
 
   #correct(cluster: number, references: number): void {

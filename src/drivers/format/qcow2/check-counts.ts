@@ -22,6 +22,9 @@ export const countPageClusters = 1 << pageBits
  */
 export class ReferenceCounts {
   readonly #pages = new Map<number, CountPage>()
+  /** The page used last: what follows each other mostly lies in one. */
+  #lastIndex = -1
+  #lastPage: CountPage | undefined = undefined
   readonly #wide: boolean
   readonly max: number
   /** Clusters of the image; references just past the end of the file make it grow by one. */
@@ -35,7 +38,17 @@ export class ReferenceCounts {
   }
 
   get(cluster: number): number {
-    return this.#pages.get(Math.floor(cluster / countPageClusters))?.[cluster % countPageClusters] ?? 0
+    return this.page(cluster)?.[cluster % countPageClusters] ?? 0
+  }
+
+  /** The counts of the page that holds `cluster`; undefined: nothing is counted in it. */
+  page(cluster: number): CountPage | undefined {
+    const index = Math.floor(cluster / countPageClusters)
+    if (index !== this.#lastIndex) {
+      this.#lastIndex = index
+      this.#lastPage = this.#pages.get(index)
+    }
+    return this.#lastPage
   }
 
   /** Whether nothing is counted in the page of `cluster`. */
@@ -51,6 +64,7 @@ export class ReferenceCounts {
   /** Forgets all references; the number of clusters stays. */
   clear(): void {
     this.#pages.clear()
+    this.#lastIndex = -1
   }
 
   /**
@@ -80,11 +94,11 @@ export class ReferenceCounts {
 
   /** Counts one more reference; false if the count is at its maximum. */
   add(cluster: number): boolean {
-    const index = Math.floor(cluster / countPageClusters)
-    let page = this.#pages.get(index)
+    let page = this.page(cluster)
     if (page === undefined) {
       page = this.#wide ? new Float64Array(countPageClusters) : new Uint16Array(countPageClusters)
-      this.#pages.set(index, page)
+      this.#pages.set(this.#lastIndex, page)
+      this.#lastPage = page
     }
     const at = cluster % countPageClusters
     const count = page[at] ?? 0
@@ -153,6 +167,10 @@ export class StoredRefcounts {
   /** Table indices of blocks that differ from the file. */
   readonly #dirty = new Set<number>()
   readonly #maxBlocks: number
+  readonly #blockClusters: number
+  /** The block used last and its first cluster. */
+  #lastBlock: Uint8Array | undefined = undefined
+  #lastFirst = 0
   /** log2 of the refcounts in a block. */
   readonly blockBits: number
   /** Called once, with the table index and the offset, for the first block that is not cluster aligned. */
@@ -172,6 +190,7 @@ export class StoredRefcounts {
     this.#clusterBits = clusterBits
     this.#order = order
     this.blockBits = clusterBits - (order - 3)
+    this.#blockClusters = 2 ** this.blockBits
     this.#maxBlocks = Math.max(2, cacheBytes >> clusterBits)
     this.#onUnaligned = onUnaligned
   }
@@ -188,7 +207,7 @@ export class StoredRefcounts {
 
   /** Whether the table has no block for `cluster`: its refcount is 0 then. */
   isBlockAbsent(cluster: number): boolean {
-    const index = Math.floor(cluster / 2 ** this.blockBits)
+    const index = Math.floor(cluster / this.#blockClusters)
     return (
       index >= this.tableSize ||
       (this.#table.getUint32(index * 8) === 0 && this.#table.getUint32(index * 8 + 4) < 512)
@@ -197,13 +216,52 @@ export class StoredRefcounts {
 
   /** The refcount of `cluster`. Throws EIO if its block cannot be read. */
   get(cluster: number): Maybe<Refcount> {
+    const at = cluster - this.#lastFirst
+    const last = this.#lastBlock
+    if (last !== undefined && at >= 0 && at < this.#blockClusters) {
+      return this.#order === 4
+        ? ((last[2 * at] as number) << 8) | (last[2 * at + 1] as number)
+        : refcountAt(last, at, this.#order)
+    }
     if (this.isBlockAbsent(cluster)) {
       return 0
     }
-    const index = Math.floor(cluster / 2 ** this.blockBits)
-    const at = cluster % 2 ** this.blockBits
+    const index = Math.floor(cluster / this.#blockClusters)
     const block = this.#blocks.get(index)
-    return block === undefined ? this.#readThenGet(index, at) : refcountAt(block, at, this.#order)
+    if (block === undefined) {
+      return this.#readThenGet(index, cluster - index * this.#blockClusters)
+    }
+    this.#lastBlock = block
+    this.#lastFirst = index * this.#blockClusters
+    return refcountAt(block, cluster - this.#lastFirst, this.#order)
+  }
+
+  /**
+   * Whether the refcounts of a whole page from `first` on, whose first one {@link get} has just returned, are
+   * these: the number of clusters up to the last one in use. -1: they are not, or it takes a closer look.
+   */
+  usedIfEqual(first: number, counts: ArrayLike<number>): number {
+    const block = this.#lastBlock
+    const start = first - this.#lastFirst
+    if (
+      block === undefined ||
+      this.#order !== 4 ||
+      start < 0 ||
+      start + countPageClusters > this.#blockClusters
+    ) {
+      return -1
+    }
+    let used = 0
+    for (let i = 0, at = 2 * start; i < countPageClusters; i++, at += 2) {
+      const refcount = ((block[at] as number) << 8) | (block[at + 1] as number)
+      if (refcount !== counts[i]) {
+        return -1
+      }
+      if (refcount !== 0) {
+        used = i + 1
+      }
+    }
+    return used
   }
 
   /** Changes a refcount that {@link get} has just returned, and whose block therefore exists. */
@@ -262,10 +320,13 @@ export class StoredRefcounts {
       for (const oldest of this.#blocks.keys()) {
         await this.#writeBlock(oldest)
         this.#blocks.delete(oldest)
+        this.#lastBlock = undefined
         break
       }
     }
     this.#blocks.set(index, block)
+    this.#lastBlock = block
+    this.#lastFirst = index * this.#blockClusters
     return refcountAt(block, at, this.#order)
   }
 }

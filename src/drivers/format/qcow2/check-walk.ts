@@ -84,13 +84,18 @@ export class CheckWalk {
     }
     const last = Math.floor((offset + bytes - 1) / clusterSize)
     for (let cluster = Math.floor(offset / clusterSize); cluster <= last; cluster++) {
-      if (!this.counts.add(cluster)) {
-        this.#corrupt(`ERROR: overflow cluster offset=0x${(cluster * clusterSize).toString(16)}`)
-        this.#result.messages.push(
-          'Use qemu-img amend to increase the refcount entry width or qemu-img convert to create a clean ' +
-            'copy if the image cannot be opened for writing',
-        )
-      }
+      this.#countCluster(cluster)
+    }
+  }
+
+  #countCluster(cluster: number): void {
+    if (!this.counts.add(cluster)) {
+      const offset = cluster * this.#header.clusterSize
+      this.#corrupt(`ERROR: overflow cluster offset=0x${offset.toString(16)}`)
+      this.#result.messages.push(
+        'Use qemu-img amend to increase the refcount entry width or qemu-img convert to create a clean ' +
+          'copy if the image cannot be opened for writing',
+      )
     }
   }
 
@@ -180,7 +185,11 @@ export class CheckWalk {
         }
         nextContiguous = cluster + clusterSize
       }
-      this.count(cluster, clusterSize)
+      if (cluster % clusterSize === 0 && cluster + clusterSize <= this.#file.length) {
+        this.#countCluster(cluster / clusterSize)
+      } else {
+        this.count(cluster, clusterSize)
+      }
     }
   }
 
