@@ -15,6 +15,7 @@ import { dmg } from './drivers/format/dmg/index.js'
 import { luks } from './drivers/format/luks/index.js'
 import { qcow2 } from './drivers/format/qcow2/index.js'
 import { raw } from './drivers/format/raw/index.js'
+import { vdi } from './drivers/format/vdi/index.js'
 import { vhdx } from './drivers/format/vhdx/index.js'
 import { vpc } from './drivers/format/vpc/index.js'
 import { file } from './drivers/protocol/file/index.js'
@@ -45,6 +46,7 @@ export const allDrivers: readonly BlockDriver[] = [
   quorum,
   raw,
   qcow2,
+  vdi,
   vhdx,
   vpc,
   bochs,

@@ -9,6 +9,7 @@ import { allDrivers } from './all-drivers.js'
 import { luksCreateSchema } from './drivers/format/luks/options.js'
 import { qcow2CreateOptions } from './drivers/format/qcow2/options.js'
 import { rawCreateOptions } from './drivers/format/raw/options.js'
+import { vdiCreateOptions } from './drivers/format/vdi/options.js'
 import { vhdxCreateOptions } from './drivers/format/vhdx/options.js'
 import { vpcCreateOptions } from './drivers/format/vpc/options.js'
 import { fileCreateOptions } from './drivers/protocol/file/options.js'
@@ -71,6 +72,7 @@ const schemas = {
   raw: { ...fileCreateOptions, ...rawCreateOptions },
   qcow2: { ...fileCreateOptions, ...qcow2CreateOptions },
   luks: { ...fileCreateOptions, ...luksCreateSchema },
+  vdi: { ...fileCreateOptions, ...vdiCreateOptions },
   vhdx: { ...fileCreateOptions, ...vhdxCreateOptions },
   vpc: { ...fileCreateOptions, ...vpcCreateOptions },
 } as const

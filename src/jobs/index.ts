@@ -1,4 +1,13 @@
 /** Jobs on nodes: mirror, backup, stream, commit, create, amend. May import graph, io, formatkit and image. */
+
+export { type AmendJobOptions, createAmendJob } from './amend.js'
+export {
+  type BackupOptions,
+  type BitmapMode,
+  bitmapModes,
+  createBackup,
+  startBackups,
+} from './backup.js'
 export {
   BlockJob,
   type BlockJobDriver,
@@ -11,6 +20,7 @@ export {
 } from './block-job.js'
 export { type CommitOptions, createCommit } from './commit.js'
 export type { CommonJobOptions } from './copying.js'
+export { type CreateJobOptions, createCreateJob } from './create.js'
 export { Job, type JobDriver, type JobHome, type JobInfo, type JobOptions } from './job.js'
 export {
   type ActiveCommitOptions,

@@ -113,6 +113,20 @@ const bases: Readonly<Record<string, readonly Command[]>> = {
   ],
 }
 
+function make(cwd: string, tool: string, args: readonly string[]): void {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      execFileSync(tool, args, { cwd, stdio: 'pipe' })
+      return
+    } catch (error) {
+      // QEMU measures how long a key derivation takes, which fails on coarse clocks now and then.
+      if (attempt === 20 || !String(error).includes('accurate CPU usage')) {
+        throw error
+      }
+    }
+  }
+}
+
 /** Makes the sound images in `folder`; returns their contents by name. */
 export function makeBases(folder: string): Map<string, Uint8Array> {
   const made = new Map<string, Uint8Array>()
@@ -120,7 +134,7 @@ export function makeBases(folder: string): Map<string, Uint8Array> {
     const cwd = path.join(folder, `base-${name}`)
     fs.mkdirSync(cwd, { recursive: true })
     for (const [tool, ...args] of commands) {
-      execFileSync(`qemu-${tool}`, args, { cwd, stdio: 'pipe' })
+      make(cwd, `qemu-${tool}`, args)
     }
     made.set(name, Uint8Array.from(fs.readFileSync(path.join(cwd, 'image'))))
   }

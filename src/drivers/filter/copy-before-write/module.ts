@@ -1,6 +1,12 @@
 import { HierarchicalBitmap } from '../../../bytes/index.js'
-import { blockError } from '../../../errors/index.js'
-import { type BlockNode, type OpenContext, Role } from '../../../graph/index.js'
+import { blockError, codeOf, errnoError } from '../../../errors/index.js'
+import {
+  type BlockNode,
+  backingChainNext,
+  type DriverInfo,
+  type OpenContext,
+  Role,
+} from '../../../graph/index.js'
 import { type OptionDict, takeOptions } from '../../../options/index.js'
 import { monotonicClock } from '../../../sched/index.js'
 import { copyBeforeWriteOptions } from './options.js'
@@ -82,17 +88,34 @@ function markDirty({ layer }: OpenContext, { node, name }: BitmapName, access: H
   }
 }
 
-/** Bytes copied at once: at least what the target allocates at once. */
+/**
+ * Bytes copied at once: at least what the target allocates at once, so that nothing of a cluster that
+ * was not copied shows there.
+ *
+ * @throws BlockError if the target's clusters are unknown for a reason other than that it has none
+ */
 function copyClusterSize(target: BlockNode, warn: (line: string) => void): number {
-  const info = target.state?.info?.()
-  if (info === undefined && target.backing === undefined && target.driver?.kind === 'protocol') {
-    if (target.driver.name.startsWith('null')) {
-      warn(
-        "warning: The target block device doesn't provide information about the block size and it doesn't have " +
-          `a backing file. The default block size of ${defaultClusterSize} bytes is used. If the actual block ` +
-          'size of the target exceeds this default, the backup may be unusable',
+  const hasBacking = backingChainNext(target) !== undefined
+  let info: DriverInfo | undefined
+  try {
+    info = target.state?.info?.()
+  } catch (error) {
+    if (!hasBacking) {
+      throw errnoError(
+        codeOf(error),
+        "Couldn't determine the cluster size of the target image, which has no backing file",
+        { hint: 'Aborting, since this may create an unusable destination image', cause: error },
       )
     }
+    // Its backing file shows through where nothing is copied.
+    return defaultClusterSize
+  }
+  if (info === undefined && !hasBacking) {
+    warn(
+      "warning: The target block device doesn't provide information about the block size and it doesn't have " +
+        `a backing file. The default block size of ${defaultClusterSize} bytes is used. If the actual block ` +
+        'size of the target exceeds this default, the backup may be unusable',
+    )
   }
   return Math.max(defaultClusterSize, info?.clusterSize ?? 0)
 }

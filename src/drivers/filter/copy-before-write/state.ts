@@ -1,9 +1,29 @@
 import type { HierarchicalBitmap } from '../../../bytes/index.js'
 import { HierarchicalBitmap as Bitmap } from '../../../bytes/index.js'
 import { codeOf, type ErrnoName, ioError } from '../../../errors/index.js'
-import { PassThrough, type SnapshotSource } from '../../../formatkit/filter/index.js'
-import { type BlockChild, type BlockNode, defaultChildPermissions, Perm, Role } from '../../../graph/index.js'
-import { ExtentFlags, type ExtentSink, type RangeResult, ReqFlags } from '../../../io/index.js'
+import {
+  type BlockCopier,
+  type CopyFault,
+  PassThrough,
+  type SnapshotSource,
+} from '../../../formatkit/filter/index.js'
+import {
+  type BlockChild,
+  type BlockNode,
+  backingChainNext,
+  chainContains,
+  defaultChildPermissions,
+  Perm,
+  Role,
+} from '../../../graph/index.js'
+import {
+  ChainStatus,
+  chainStatus,
+  ExtentFlags,
+  type ExtentSink,
+  type RangeResult,
+  ReqFlags,
+} from '../../../io/index.js'
 import { type Clock, RangeLock, type Wait } from '../../../sched/index.js'
 
 export interface CopySettings {
@@ -18,17 +38,26 @@ export interface CopySettings {
   readonly clock: Clock
 }
 
+/** Bytes copied at once, unless a cluster is larger. */
+const maxPieceBytes = 1 << 20
+
+async function settled(wait: Wait): Promise<void> {
+  if (wait !== undefined) {
+    await wait
+  }
+}
+
 /**
  * An open copy-before-write node. A write waits until the old contents of every cluster it touches
  * are in the target; readers of the snapshot get them from there, and everything else from the image,
  * where writes wait for such reads.
  */
-export class CopyBeforeWrite extends PassThrough implements SnapshotSource {
+export class CopyBeforeWrite extends PassThrough implements SnapshotSource, BlockCopier {
   readonly #node: BlockNode
   readonly #target: BlockChild
   readonly #settings: CopySettings
   /** Clusters still to be copied when they are written, and those that have been. */
-  readonly #todo: HierarchicalBitmap
+  readonly todo: HierarchicalBitmap
   readonly #done: HierarchicalBitmap
   /** Clusters being copied. */
   readonly #copying = new RangeLock()
@@ -38,6 +67,9 @@ export class CopyBeforeWrite extends PassThrough implements SnapshotSource {
     readonly end: number
     readonly over: Promise<void>
   }>()
+  skipUnallocated = false
+  compress = false
+  onCopied: ((bytes: number) => void) | undefined = undefined
   /** Why there is no snapshot any more. */
   #broken: ErrnoName | undefined = undefined
 
@@ -46,7 +78,7 @@ export class CopyBeforeWrite extends PassThrough implements SnapshotSource {
     this.#node = node
     this.#target = target
     this.#settings = settings
-    this.#todo = settings.access.clone()
+    this.todo = settings.access.clone()
     this.#done = new Bitmap(settings.access.size, settings.clusterSize)
   }
 
@@ -92,7 +124,7 @@ export class CopyBeforeWrite extends PassThrough implements SnapshotSource {
     const start = Math.min(offset - (offset % clusterSize), access.size)
     const end = Math.min(Math.ceil((offset + bytes) / clusterSize) * clusterSize, access.size)
     const clean =
-      start >= end || (this.#todo.nextDirty(start, end - start) < 0 && !this.#copying.isLocked(start, end))
+      start >= end || (this.todo.nextDirty(start, end - start) < 0 && !this.#copying.isLocked(start, end))
     return clean && this.#reading.size === 0 ? request() : this.#copyFirst(start, end, request)
   }
 
@@ -137,32 +169,89 @@ export class CopyBeforeWrite extends PassThrough implements SnapshotSource {
     }
   }
 
-  async #copyRange(start: number, end: number): Promise<void> {
-    const { clusterSize, access } = this.#settings
-    const lock = await this.#copying.lock(start, end)
+  get clusterSize(): number {
+    return this.#settings.clusterSize
+  }
+
+  async copy(offset: number, bytes: number): Promise<CopyFault | undefined> {
+    const lock = await this.#copying.lock(offset, offset + bytes)
     try {
-      for (let at = start; at < end; at += clusterSize) {
-        if (this.#todo.get(at)) {
-          const bytes = Math.min(clusterSize, access.size - at)
-          await this.#copyCluster(at, bytes)
-          this.#todo.reset(at, bytes)
-        }
-        this.#done.set(at, Math.min(clusterSize, access.size - at))
-      }
+      return await this.#copyLocked(offset, offset + bytes)
     } finally {
       this.#copying.release(lock)
     }
   }
 
-  async #copyCluster(offset: number, bytes: number): Promise<void> {
-    const data = new Uint8Array(bytes)
-    const read = this.file.node.read(offset, bytes, data, 0, 0)
-    if (read !== undefined) {
-      await read
+  async #copyRange(start: number, end: number): Promise<void> {
+    const lock = await this.#copying.lock(start, end)
+    try {
+      const fault = await this.#copyLocked(start, end)
+      if (fault !== undefined) {
+        throw fault.error
+      }
+      this.#done.set(start, end - start)
+    } finally {
+      this.#copying.release(lock)
     }
-    const written = this.#target.node.write(offset, bytes, data, 0, ReqFlags.serialising)
-    if (written !== undefined) {
-      await written
+  }
+
+  /** Copies the clusters of the range that are left to do, as much at a time as is alike. */
+  async #copyLocked(start: number, end: number): Promise<CopyFault | undefined> {
+    const { clusterSize, access } = this.#settings
+    const status = new ChainStatus()
+    for (let at = start; at < end; ) {
+      const area = this.todo.nextDirtyArea(at, end, Math.max(clusterSize, maxPieceBytes))
+      if (area === undefined) {
+        break
+      }
+      const from = area.offset - (area.offset % clusterSize)
+      const length =
+        Math.min(Math.ceil((area.offset + area.bytes) / clusterSize) * clusterSize, access.size) - from
+      let reading = true
+      try {
+        await this.#status(from, length, status)
+        const bytes = status.bytes
+        if (status.allocated || !this.skipUnallocated) {
+          if (status.zero) {
+            reading = false
+            await settled(this.#target.node.writeZeroes(from, bytes, this.#serialising))
+          } else {
+            const data = new Uint8Array(bytes)
+            await settled(this.file.node.read(from, bytes, data, 0, 0))
+            reading = false
+            const flags = this.compress ? ReqFlags.writeCompressed : this.#serialising
+            await settled(this.#target.node.write(from, bytes, data, 0, flags))
+          }
+        }
+        this.todo.reset(from, bytes)
+        this.#done.set(from, bytes)
+        this.onCopied?.(bytes)
+        at = from + bytes
+      } catch (error) {
+        return { error, reading }
+      }
+    }
+    return undefined
+  }
+
+  /** Readers of a target on top of the image must not see clusters half copied. */
+  get #serialising(): number {
+    return chainContains(this.#target.node, this.file.node) ? ReqFlags.serialising : 0
+  }
+
+  /** What whole clusters from `offset` on have in common; where clusters are mixed they count as data. */
+  async #status(offset: number, bytes: number, out: ChainStatus): Promise<void> {
+    const { clusterSize } = this.#settings
+    const image = this.file.node
+    const base = this.skipUnallocated ? backingChainNext(image) : undefined
+    await chainStatus(image, base, offset, bytes, 'zero', out)
+    if (out.bytes < bytes) {
+      const whole = out.bytes - (out.bytes % clusterSize)
+      if (whole === 0) {
+        out.zero = false
+        out.allocated = true
+      }
+      out.bytes = whole === 0 ? Math.min(clusterSize, bytes) : whole
     }
   }
 
@@ -222,7 +311,7 @@ export class CopyBeforeWrite extends PassThrough implements SnapshotSource {
       return undefined
     }
     access.reset(start, end - start)
-    this.#todo.reset(start, end - start)
+    this.todo.reset(start, end - start)
     return this.#target.node.discard(start, end - start)
   }
 

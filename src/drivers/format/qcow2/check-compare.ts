@@ -30,12 +30,12 @@ export class CountComparison {
           cluster += skipped - 1
           continue
         }
-        const used = await this.#usedIfEqual(cluster)
-        if (used >= 0) {
-          last = used > 0 ? cluster + used - 1 : last
-          cluster += countPageClusters - 1
-          continue
-        }
+      }
+      const same = this.#sameFrom(cluster)
+      if (same > 0) {
+        last = this.#lastUsed(cluster, same) ?? last
+        cluster += same - 1
+        continue
       }
       try {
         let refcount = this.#stored.get(cluster)
@@ -72,19 +72,24 @@ export class CountComparison {
     return last
   }
 
-  /** {@link StoredRefcounts.usedIfEqual} of the page that begins at `cluster`; -1 if it cannot be told. */
-  async #usedIfEqual(cluster: number): Promise<number> {
+  /** How many clusters from `cluster` on, in one page and block at hand, have the right refcount. */
+  #sameFrom(cluster: number): number {
     const page = this.#counts.page(cluster)
-    if (page === undefined || cluster + countPageClusters > this.#counts.clusters) {
-      return -1
+    if (page === undefined) {
+      return 0
     }
-    try {
-      await this.#stored.get(cluster)
-    } catch {
-      // Reported for each cluster.
-      return -1
+    const same = this.#stored.equalRun(cluster, page, cluster % countPageClusters)
+    return Math.min(same, this.#counts.clusters - cluster)
+  }
+
+  /** The last of `count` clusters in one page that is referred to. */
+  #lastUsed(first: number, count: number): number | undefined {
+    for (let cluster = first + count - 1; cluster >= first; cluster--) {
+      if (this.#counts.get(cluster) > 0) {
+        return cluster
+      }
     }
-    return this.#stored.usedIfEqual(cluster, page)
+    return undefined
   }
 
   #correct(cluster: number, references: number): void {

@@ -11,10 +11,14 @@ function maxCount(order: number): number {
   return order < 5 ? 2 ** (2 ** order) - 1 : order === 5 ? 0xffffffff : Number.MAX_SAFE_INTEGER
 }
 
-type CountPage = Uint16Array | Float64Array
+export type CountPage = Uint16Array | Float64Array
 
 const pageBits = 12
 export const countPageClusters = 1 << pageBits
+
+function pageIndex(cluster: number): number {
+  return cluster < 0x80000000 ? cluster >>> pageBits : Math.floor(cluster / countPageClusters)
+}
 
 /**
  * References counted per host cluster, in pages that exist only where something was counted: memory
@@ -22,9 +26,9 @@ export const countPageClusters = 1 << pageBits
  */
 export class ReferenceCounts {
   readonly #pages = new Map<number, CountPage>()
-  /** The page used last: what follows each other mostly lies in one. */
-  #lastIndex = -1
-  #lastPage: CountPage | undefined = undefined
+  /** The page that was used last. */
+  #recentIndex = -1
+  #recent: CountPage = new Uint16Array(0)
   readonly #wide: boolean
   readonly max: number
   /** Clusters of the image; references just past the end of the file make it grow by one. */
@@ -41,30 +45,25 @@ export class ReferenceCounts {
     return this.page(cluster)?.[cluster % countPageClusters] ?? 0
   }
 
-  /** The counts of the page that holds `cluster`; undefined: nothing is counted in it. */
+  /** The counts of the page of `cluster`; undefined if nothing is counted there. */
   page(cluster: number): CountPage | undefined {
-    const index = Math.floor(cluster / countPageClusters)
-    if (index !== this.#lastIndex) {
-      this.#lastIndex = index
-      this.#lastPage = this.#pages.get(index)
-    }
-    return this.#lastPage
+    return this.#pages.get(pageIndex(cluster))
   }
 
   /** Whether nothing is counted in the page of `cluster`. */
   isPageEmpty(cluster: number): boolean {
-    return !this.#pages.has(Math.floor(cluster / countPageClusters))
+    return !this.#pages.has(pageIndex(cluster))
   }
 
   /** First cluster of the page behind the one that holds `cluster`. */
   nextPage(cluster: number): number {
-    return (Math.floor(cluster / countPageClusters) + 1) * countPageClusters
+    return (pageIndex(cluster) + 1) * countPageClusters
   }
 
   /** Forgets all references; the number of clusters stays. */
   clear(): void {
     this.#pages.clear()
-    this.#lastIndex = -1
+    this.#recentIndex = -1
   }
 
   /**
@@ -94,12 +93,11 @@ export class ReferenceCounts {
 
   /** Counts one more reference; false if the count is at its maximum. */
   add(cluster: number): boolean {
-    let page = this.page(cluster)
-    if (page === undefined) {
-      page = this.#wide ? new Float64Array(countPageClusters) : new Uint16Array(countPageClusters)
-      this.#pages.set(this.#lastIndex, page)
-      this.#lastPage = page
+    const index = pageIndex(cluster)
+    if (index !== this.#recentIndex) {
+      this.#use(index)
     }
+    const page = this.#recent
     const at = cluster % countPageClusters
     const count = page[at] ?? 0
     if (count === this.max) {
@@ -111,10 +109,23 @@ export class ReferenceCounts {
     }
     return true
   }
+
+  #use(index: number): void {
+    let page = this.#pages.get(index)
+    if (page === undefined) {
+      page = this.#wide ? new Float64Array(countPageClusters) : new Uint16Array(countPageClusters)
+      this.#pages.set(index, page)
+    }
+    this.#recentIndex = index
+    this.#recent = page
+  }
 }
 
 /** The refcount at `index` of a refcount block with entries of `2 ** order` bits. */
 export function refcountAt(block: Uint8Array, index: number, order: number): Refcount {
+  if (order === 4) {
+    return ((block[index * 2] ?? 0) << 8) | (block[index * 2 + 1] ?? 0)
+  }
   if (order < 3) {
     const bits = 1 << order
     const perByte = 8 >> order
@@ -168,9 +179,9 @@ export class StoredRefcounts {
   readonly #dirty = new Set<number>()
   readonly #maxBlocks: number
   readonly #blockClusters: number
-  /** The block used last and its first cluster. */
-  #lastBlock: Uint8Array | undefined = undefined
-  #lastFirst = 0
+  /** The block that was used last. */
+  #recentIndex = -1
+  #recent: Uint8Array = new Uint8Array(0)
   /** log2 of the refcounts in a block. */
   readonly blockBits: number
   /** Called once, with the table index and the offset, for the first block that is not cluster aligned. */
@@ -207,71 +218,81 @@ export class StoredRefcounts {
 
   /** Whether the table has no block for `cluster`: its refcount is 0 then. */
   isBlockAbsent(cluster: number): boolean {
-    const index = Math.floor(cluster / this.#blockClusters)
+    return this.#isAbsent(Math.floor(cluster / this.#blockClusters))
+  }
+
+  #isAbsent(index: number): boolean {
     return (
-      index >= this.tableSize ||
+      index * 8 >= this.#table.byteLength ||
       (this.#table.getUint32(index * 8) === 0 && this.#table.getUint32(index * 8 + 4) < 512)
     )
   }
 
   /** The refcount of `cluster`. Throws EIO if its block cannot be read. */
   get(cluster: number): Maybe<Refcount> {
-    const at = cluster - this.#lastFirst
-    const last = this.#lastBlock
-    if (last !== undefined && at >= 0 && at < this.#blockClusters) {
-      return this.#order === 4
-        ? ((last[2 * at] as number) << 8) | (last[2 * at + 1] as number)
-        : refcountAt(last, at, this.#order)
+    const index = Math.floor(cluster / this.#blockClusters)
+    const at = cluster - index * this.#blockClusters
+    if (index === this.#recentIndex) {
+      return refcountAt(this.#recent, at, this.#order)
     }
-    if (this.isBlockAbsent(cluster)) {
+    if (this.#isAbsent(index)) {
       return 0
     }
-    const index = Math.floor(cluster / this.#blockClusters)
     const block = this.#blocks.get(index)
     if (block === undefined) {
-      return this.#readThenGet(index, cluster - index * this.#blockClusters)
+      return this.#readThenGet(index, at)
     }
-    this.#lastBlock = block
-    this.#lastFirst = index * this.#blockClusters
-    return refcountAt(block, cluster - this.#lastFirst, this.#order)
+    this.#recentIndex = index
+    this.#recent = block
+    return refcountAt(block, at, this.#order)
+  }
+
+  /** {@link get} if the block of `cluster` has just been used and the refcount is no bigint, else -1. */
+  peek(cluster: number): number {
+    const index = Math.floor(cluster / this.#blockClusters)
+    if (index !== this.#recentIndex) {
+      return -1
+    }
+    const refcount = refcountAt(this.#recent, cluster - index * this.#blockClusters, this.#order)
+    return typeof refcount === 'number' ? refcount : -1
   }
 
   /**
-   * Whether the refcounts of a whole page from `first` on, whose first one {@link get} has just returned, are
-   * these: the number of clusters up to the last one in use. -1: they are not, or it takes a closer look.
+   * How many clusters from `cluster` on certainly have the refcounts in `page` from `from` on; 0 if the
+   * block of `cluster` has not just been used.
    */
-  usedIfEqual(first: number, counts: ArrayLike<number>): number {
-    const block = this.#lastBlock
-    const start = first - this.#lastFirst
-    if (
-      block === undefined ||
-      this.#order !== 4 ||
-      start < 0 ||
-      start + countPageClusters > this.#blockClusters
-    ) {
-      return -1
+  equalRun(cluster: number, page: CountPage, from: number): number {
+    const index = Math.floor(cluster / this.#blockClusters)
+    if (index !== this.#recentIndex) {
+      return 0
     }
-    let used = 0
-    for (let i = 0, at = 2 * start; i < countPageClusters; i++, at += 2) {
-      const refcount = ((block[at] as number) << 8) | (block[at + 1] as number)
-      if (refcount !== counts[i]) {
-        return -1
+    const block = this.#recent
+    const order = this.#order
+    const start = cluster - index * this.#blockClusters
+    const most = Math.min(page.length - from, this.#blockClusters - start)
+    let run = 0
+    if (order === 4) {
+      let at = start * 2
+      while (run < most && (((block[at] ?? 0) << 8) | (block[at + 1] ?? 0)) === page[from + run]) {
+        at += 2
+        run++
       }
-      if (refcount !== 0) {
-        used = i + 1
-      }
+      return run
     }
-    return used
+    while (run < most && refcountAt(block, start + run, order) === page[from + run]) {
+      run++
+    }
+    return run
   }
 
   /** Changes a refcount that {@link get} has just returned, and whose block therefore exists. */
   set(cluster: number, value: number): void {
-    const index = Math.floor(cluster / 2 ** this.blockBits)
+    const index = Math.floor(cluster / this.#blockClusters)
     const block = this.#blocks.get(index)
     if (block === undefined) {
       throw new Error(`refcount block ${index} is not at hand`)
     }
-    setRefcountAt(block, cluster % 2 ** this.blockBits, this.#order, value)
+    setRefcountAt(block, cluster % this.#blockClusters, this.#order, value)
     this.#dirty.add(index)
   }
 
@@ -311,22 +332,30 @@ export class StoredRefcounts {
       }
       throw ioError('EIO')
     }
-    const block = new Uint8Array(clusterSize)
+    const block = (await this.#evict()) ?? new Uint8Array(clusterSize)
     const wait = readPadded(this.#file, Number(offset), block)
     if (wait !== undefined) {
       await wait
     }
-    if (this.#blocks.size >= this.#maxBlocks) {
-      for (const oldest of this.#blocks.keys()) {
-        await this.#writeBlock(oldest)
-        this.#blocks.delete(oldest)
-        this.#lastBlock = undefined
-        break
-      }
-    }
     this.#blocks.set(index, block)
-    this.#lastBlock = block
-    this.#lastFirst = index * this.#blockClusters
+    this.#recentIndex = index
+    this.#recent = block
     return refcountAt(block, at, this.#order)
+  }
+
+  /** Makes room for another block; returns the memory of the one that was given up, if there are enough. */
+  async #evict(): Promise<Uint8Array | undefined> {
+    if (this.#blocks.size < this.#maxBlocks) {
+      return undefined
+    }
+    for (const [oldest, block] of this.#blocks) {
+      await this.#writeBlock(oldest)
+      this.#blocks.delete(oldest)
+      if (this.#recentIndex === oldest) {
+        this.#recentIndex = -1
+      }
+      return block
+    }
+    return undefined
   }
 }

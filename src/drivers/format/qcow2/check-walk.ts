@@ -4,6 +4,7 @@ import type { IoNode } from '../../../io/index.js'
 import type { Maybe } from '../../../sched/index.js'
 import type { Refcount, ReferenceCounts, StoredRefcounts } from './check-counts.js'
 import { errnoText, noRepair, type RepairMode, writeRepair, writeRepairThrough } from './check-repair.js'
+import { type TableFigures, TableScan } from './check-scan.js'
 import { EntryHigh, EntryLow, tableEntryBytes } from './constants.js'
 import { readInside } from './file-read.js'
 import type { Qcow2Header } from './header.js'
@@ -41,6 +42,7 @@ export class CheckWalk {
   readonly counts: ReferenceCounts
   readonly #result: CheckResult
   readonly #breathe: () => Promise<void>
+  #buffer: Uint8Array | undefined
   /** What to repair on the way. */
   repair: RepairMode = noRepair
 
@@ -84,18 +86,13 @@ export class CheckWalk {
     }
     const last = Math.floor((offset + bytes - 1) / clusterSize)
     for (let cluster = Math.floor(offset / clusterSize); cluster <= last; cluster++) {
-      this.#countCluster(cluster)
-    }
-  }
-
-  #countCluster(cluster: number): void {
-    if (!this.counts.add(cluster)) {
-      const offset = cluster * this.#header.clusterSize
-      this.#corrupt(`ERROR: overflow cluster offset=0x${offset.toString(16)}`)
-      this.#result.messages.push(
-        'Use qemu-img amend to increase the refcount entry width or qemu-img convert to create a clean ' +
-          'copy if the image cannot be opened for writing',
-      )
+      if (!this.counts.add(cluster)) {
+        this.#corrupt(`ERROR: overflow cluster offset=0x${(cluster * clusterSize).toString(16)}`)
+        this.#result.messages.push(
+          'Use qemu-img amend to increase the refcount entry width or qemu-img convert to create a clean ' +
+            'copy if the image cannot be opened for writing',
+        )
+      }
     }
   }
 
@@ -134,9 +131,15 @@ export class CheckWalk {
     }
   }
 
-  async #readChecked(offset: number, bytes: number, where: string): Promise<Uint8Array> {
+  /** Memory for one table at a time. */
+  #tableBuffer(): Uint8Array {
+    this.#buffer ??= new Uint8Array(this.#header.clusterSize)
+    return this.#buffer
+  }
+
+  async #readChecked(offset: number, bytes: number, where: string, into?: Uint8Array): Promise<Uint8Array> {
     try {
-      return await readInside(this.#file, offset, bytes)
+      return await readInside(this.#file, offset, bytes, into)
     } catch (error) {
       this.#result.messages.push(`ERROR: I/O error in ${where}`)
       this.#result.checkErrors++
@@ -146,15 +149,36 @@ export class CheckWalk {
 
   async #countL2(offset: number, active: boolean): Promise<void> {
     const { clusterSize } = this.#header
-    const l2 = await this.#readChecked(offset, clusterSize, 'check_refcounts_l2')
-    const view = new DataView(l2.buffer)
-    let nextContiguous = 0
-    for (let at = 0; at + tableEntryBytes <= l2.length; at += tableEntryBytes) {
+    const l2 = await this.#readChecked(offset, clusterSize, 'check_refcounts_l2', this.#tableBuffer())
+    const view = new DataView(l2.buffer, l2.byteOffset, l2.byteLength)
+    const scan = new TableScan(l2, clusterSize)
+    const figures = { allocated: 0, fragmented: 0, nextContiguous: 0 }
+    try {
+      await this.#countEntries(offset, scan, view, active, figures)
+    } finally {
+      if (active) {
+        this.#result.allocatedClusters += figures.allocated
+        this.#result.fragmentedClusters += figures.fragmented
+      }
+    }
+  }
+
+  async #countEntries(
+    offset: number,
+    scan: TableScan,
+    view: DataView,
+    active: boolean,
+    figures: TableFigures,
+  ): Promise<void> {
+    const { clusterSize } = this.#header
+    const { length: fileLength } = this.#file
+    for (let at = 0; ; at += tableEntryBytes) {
+      at = scan.count(at, this.counts, fileLength, figures)
+      if (at + tableEntryBytes > view.byteLength) {
+        return
+      }
       const high = view.getUint32(at)
       const low = view.getUint32(at + 4)
-      if (high === 0 && low === 0) {
-        continue
-      }
       const type = clusterType(high, low)
       if (type === ClusterType.compressed) {
         this.#countCompressed(high, low, active)
@@ -178,18 +202,12 @@ export class CheckWalk {
           continue
         }
       }
-      if (active) {
-        this.#result.allocatedClusters++
-        if (nextContiguous !== 0 && cluster !== nextContiguous) {
-          this.#result.fragmentedClusters++
-        }
-        nextContiguous = cluster + clusterSize
+      figures.allocated++
+      if (figures.nextContiguous !== 0 && cluster !== figures.nextContiguous) {
+        figures.fragmented++
       }
-      if (cluster % clusterSize === 0 && cluster + clusterSize <= this.#file.length) {
-        this.#countCluster(cluster / clusterSize)
-      } else {
-        this.count(cluster, clusterSize)
-      }
+      figures.nextContiguous = cluster + clusterSize
+      this.count(cluster, clusterSize)
     }
   }
 
@@ -318,23 +336,32 @@ export class CheckWalk {
   async #checkCopiedL2(offset: number, stored: StoredRefcounts, repair: boolean): Promise<void> {
     let l2: Uint8Array
     try {
-      l2 = await readInside(this.#file, offset, this.#header.clusterSize)
+      l2 = await readInside(this.#file, offset, this.#header.clusterSize, this.#tableBuffer())
     } catch (error) {
       const failure = ioError(codeOf(error))
       this.#result.messages.push(`ERROR: Could not read L2 table: ${failure.message}`)
       this.#result.checkErrors++
       throw failure
     }
-    const view = new DataView(l2.buffer)
+    const view = new DataView(l2.buffer, l2.byteOffset, l2.byteLength)
+    const { clusterSize } = this.#header
+    const scan = new TableScan(l2, clusterSize)
     let changed = 0
-    for (let at = 0; at + tableEntryBytes <= l2.length; at += tableEntryBytes) {
+    for (let at = 0; ; at += tableEntryBytes) {
+      at = scan.nextDoubtfulFlag(at, stored)
+      if (at + tableEntryBytes > l2.length) {
+        break
+      }
       const high = view.getUint32(at)
       const low = view.getUint32(at + 4)
       if (!isAllocated(clusterType(high, low))) {
         continue
       }
-      const maybe = this.#refcountAt(stored, hostOffset(high, low))
-      const refcount = maybe instanceof Promise ? await maybe : maybe
+      let maybe: Maybe<Refcount | undefined> = stored.get(Math.floor(hostOffset(high, low) / clusterSize))
+      if (maybe instanceof Promise) {
+        maybe = await maybe.catch(() => undefined)
+      }
+      const refcount = maybe
       if (refcount !== undefined && (refcount === 1) !== isCopied(high)) {
         const word = repair ? 'Repairing' : 'ERROR'
         this.#corrupt(`${word} OFLAG_COPIED data cluster: l2_entry=${hex64(high, low)} refcount=${refcount}`)

@@ -21,12 +21,20 @@ export function readPadded(file: IoNode, offset: number, into: Uint8Array): Wait
 /**
  * The part of `[offset, +bytes)` that lies inside the file: memory follows the file's size, not what
  * the image claims.
+ *
+ * @param buffer memory of at least `bytes` bytes to use; the result lies in it
  */
-export async function readInside(file: IoNode, offset: number, bytes: number): Promise<Uint8Array> {
+export async function readInside(
+  file: IoNode,
+  offset: number,
+  bytes: number,
+  buffer?: Uint8Array,
+): Promise<Uint8Array> {
   if (offset + bytes > maxFileOffset) {
     throw ioError('EIO', { node: file.nodeName, operation: 'read' })
   }
-  const data = new Uint8Array(Math.max(0, Math.min(bytes, file.length - offset)))
+  const inside = Math.max(0, Math.min(bytes, file.length - offset))
+  const data = buffer === undefined ? new Uint8Array(inside) : buffer.subarray(0, inside)
   const wait = readPadded(file, offset, data)
   if (wait !== undefined) {
     await wait

@@ -1,6 +1,6 @@
+import { readPadded } from '../../../formatkit/index.js'
 import type { ExtentSink, FlushPath, IoNode, MapPath, WritePlan } from '../../../io/index.js'
 import { Mutex, type Wait } from '../../../sched/index.js'
-import { readPadded } from './file-read.js'
 import type { BlockContext, NewBlock } from './space.js'
 
 /** What `commitWrite` needs to know of a block that `resolveWrite` took. */

@@ -91,7 +91,7 @@ export async function growDynamic(
       header.seal()
       throw error
     }
-    table.replace(offset, bytes)
+    table.moveTo(offset, bytes)
   }
   const before = space.footer
   space.footer = resizedFooter(before, length)

@@ -19,21 +19,21 @@ export function parseSshName(name: string): OptionDict {
   }
   const options = new OptionDict()
   if (user !== '') {
-    options.set('user', unescape(user))
+    options.set('user', decoded(user))
   }
-  options.set('server.host', unescape(host.replace(/^\[|\]$/g, '')))
+  options.set('server.host', decoded(host.replace(/^\[|\]$/g, '')))
   options.set('server.port', port === '' ? '22' : String(Number(port)))
-  options.set('path', unescape(path))
+  options.set('path', decoded(path))
   for (const parameter of query.split(/[&;]/)) {
     const [key, value] = parameter.split(/=(.*)/s)
     if (key === 'host_key_check' && value !== undefined) {
-      options.set('host_key_check', unescape(value))
+      options.set('host_key_check', decoded(value))
     }
   }
   return options
 }
 
-function unescape(text: string): string {
+function decoded(text: string): string {
   try {
     return decodeURIComponent(text)
   } catch {

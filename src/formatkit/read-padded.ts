@@ -1,5 +1,5 @@
-import type { IoNode } from '../../../io/index.js'
-import type { Wait } from '../../../sched/index.js'
+import type { IoNode } from '../io/index.js'
+import type { Wait } from '../sched/index.js'
 
 /** Fills `into` from the image file; what lies past its end reads as zeroes. `offset` is a safe integer. */
 export function readPadded(file: IoNode, offset: number, into: Uint8Array): Wait {
