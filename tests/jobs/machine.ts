@@ -135,6 +135,8 @@ export class Guest {
   writes = 0
   /** Writes may fail without an effect: what they overwrite could not be saved. */
   mayFail = false
+  /** Turns of the event loop between two writes of a lane, at most. */
+  pace = 1
 
   constructor(device: Backend, model: Uint8Array, seed: number) {
     this.#device = device
@@ -180,7 +182,9 @@ export class Guest {
       }
       this.model.fill(value, offset, offset + bytes)
       this.writes++
-      await new Promise((resolve) => setImmediate(resolve))
+      for (let turns = this.#random(this.pace) + 1; turns > 0 && !this.#stop; turns--) {
+        await new Promise((resolve) => setImmediate(resolve))
+      }
     }
   }
 
