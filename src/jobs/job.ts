@@ -202,6 +202,7 @@ export class Job {
       this.fail(error)
     }
     this.#workDone = true
+    this.#busy = false
     this.#becomeQuiet()
     await this.#complete()
   }
