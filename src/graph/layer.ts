@@ -176,17 +176,25 @@ export class BlockLayer {
     }
   }
 
+  #topNode(): BlockNode | undefined {
+    for (const node of this.nodes) {
+      if (node.parents.length === 0 && node.references > 0) {
+        return node
+      }
+    }
+    return undefined
+  }
+
   /** Closes all backends, then every node that is left (seed row 56). */
   async closeAll(): Promise<void> {
     for (const backend of [...this.backends]) {
       await backend.close()
     }
     this.userNodes.clear()
-    for (const node of [...this.nodes]) {
-      if (node.parents.length === 0 && node.references > 0) {
-        node.references = 0
-        await closeNode(node)
-      }
+    // From the top down: a node that the user made may be a child of another one.
+    for (let next = this.#topNode(); next !== undefined; next = this.#topNode()) {
+      next.references = 0
+      await closeNode(next)
     }
     this.objects.disposeAll()
   }

@@ -57,9 +57,9 @@ export function createAmendJob(request: AmendJobOptions): Job {
         await user.insert(node)
         await amendNode({ node, options: values, force })
       } finally {
+        job.progress.update(1)
         await user.close()
       }
-      job.progress.update(1)
     },
   }
   return new Job(JobRegistry.of(node.layer), work, { id: jobId, autoFinalize, autoDismiss, transaction })

@@ -11,6 +11,7 @@ import {
   skipFilters,
 } from '../graph/index.js'
 import { BlockStatus } from '../io/index.js'
+import type { Wait } from '../sched/index.js'
 import type { BlockJob, BlockJobDriver, JobOnError } from './block-job.js'
 import { CopyLanes } from './copy-lanes.js'
 import { type CommonJobOptions, handleError, makeBlockJob, settled } from './copying.js'
@@ -94,7 +95,7 @@ export async function createBackup(given: BackupOptions): Promise<BlockJob> {
 }
 
 /**
- * Backups of several images at the same moment, started. With `grouped` all of them fail if one does.
+ * Backups of one or several images at the same moment, started. With `grouped` all of them fail if one does.
  *
  * @throws BlockError as {@link createBackup}; nothing has been started then
  */
@@ -121,12 +122,13 @@ export async function startBackups(
     }
     throw error
   } finally {
+    for (const job of jobs.filter(({ status }) => status === 'created')) {
+      job.start()
+    }
+    // As in QEMU they begin paused: the guests are held back until all of them stand.
     for (const section of sections) {
       section.end()
     }
-  }
-  for (const job of jobs) {
-    job.start()
   }
   return jobs
 }
@@ -257,8 +259,11 @@ class Backup implements BlockJobDriver {
     const lanes = new CopyLanes(Math.min(maxWorkers, defaultWorkers))
     this.#lanes = lanes
     try {
-      while (!job.isCancelled) {
+      for (;;) {
         await job.breathe()
+        if (job.isCancelled) {
+          return
+        }
         const fault = lanes.takeFault()
         if (fault !== undefined) {
           this.#handle(job, fault)
@@ -276,18 +281,14 @@ class Backup implements BlockJobDriver {
           await lanes.oneFinished()
           continue
         }
-        await job.limit(area.bytes)
-        if (!job.isCancelled && !job.pauseRequested && todo.nextDirty(area.offset, area.bytes) >= 0) {
-          this.#cursor = area.offset + area.bytes
-          lanes.start(() => this.#copier.copy(area.offset, area.bytes))
-        }
+        this.#cursor = area.offset + area.bytes
+        job.moved(area.bytes)
+        lanes.start(() => this.#copier.copy(area.offset, area.bytes))
       }
     } finally {
       await lanes.allFinished()
     }
-    if (!job.isCancelled) {
-      await this.#flushTarget(job)
-    }
+    await this.#flushTarget(job)
   }
 
   /** What is to be copied next. In flight is what lies before the cursor; it may have to be done again. */
@@ -328,8 +329,8 @@ class Backup implements BlockJobDriver {
     }
   }
 
-  async pause(): Promise<void> {
-    await this.#lanes?.allFinished()
+  pause(): Wait {
+    return this.#lanes?.allFinished()
   }
 
   /** Takes out what the image itself does not hold. */

@@ -7,9 +7,9 @@ import {
   deviceName,
   type EdgeParent,
   type IoStatus,
-  refreshPermissions,
   settlePermissions,
 } from '../graph/index.js'
+import type { Wait } from '../sched/index.js'
 import { Job, type JobDriver, type JobHome, type JobOptions } from './job.js'
 import { RateLimiter } from './rate-limiter.js'
 import type { JobStatus, JobType } from './states.js'
@@ -54,6 +54,8 @@ export interface BlockJobOptions extends JobOptions {
 export class BlockJob extends Job {
   readonly limiter: RateLimiter
   #ioStatus: IoStatus = 'ok'
+  /** To wait before more is moved, nanoseconds. */
+  #delay = 0
   readonly #edges: BlockChild[] = []
   readonly #blocker: { readonly message: string }
   readonly #parent: EdgeParent
@@ -112,15 +114,16 @@ export class BlockJob extends Job {
     this.cancel(force)
   }
 
-  /** Waits until `bytes` more may be moved. Returns early when the job is cancelled. */
-  async limit(bytes: number): Promise<void> {
-    for (;;) {
-      const delay = this.limiter.admit(bytes)
-      if (delay === 0 || this.isCancelled) {
-        return
-      }
-      await this.sleep(delay)
-    }
+  /** `bytes` are being moved, or have been: the next {@link breathe} waits as long as the speed demands. */
+  moved(bytes: number): void {
+    this.#delay = this.limiter.dispatch(bytes)
+  }
+
+  /** Waits for the speed's sake, gives others a turn when it is time, and rests if the job is paused. */
+  override breathe(): Wait {
+    const delay = this.#delay
+    this.#delay = 0
+    return delay > 0 ? this.sleep(delay) : super.breathe()
   }
 
   /**
@@ -151,20 +154,6 @@ export class BlockJob extends Job {
   /** The edges made by {@link addNode}. */
   get nodes(): readonly BlockChild[] {
     return this.#edges
-  }
-
-  /** Another pair of permissions on a node of the job. @throws BlockError if they conflict; as before then */
-  async setNodePermissions(edge: BlockChild, perm: number, shared: number): Promise<void> {
-    const old = { perm: edge.perm, shared: edge.shared }
-    edge.perm = perm
-    edge.shared = shared
-    try {
-      await refreshPermissions([edge.node])
-    } catch (error) {
-      edge.perm = old.perm
-      edge.shared = old.shared
-      throw error
-    }
   }
 
   /** Lets one node go. Idempotent. */
@@ -205,7 +194,7 @@ export class BlockJob extends Job {
       this.home.emit('BLOCK_JOB_ERROR', { device: this.id, operation: isRead ? 'read' : 'write', action })
     }
     if (action === 'stop') {
-      this.pauseAsUser()
+      this.pauseForError()
       if (this.#ioStatus === 'ok') {
         this.#ioStatus = code === 'ENOSPC' ? 'nospace' : 'failed'
       }

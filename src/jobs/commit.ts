@@ -2,6 +2,7 @@ import { blockError } from '../errors/index.js'
 import {
   type BlockDriver,
   type BlockNode,
+  checkNotBlocked,
   dropIntermediate,
   findOverlay,
   freezeChain,
@@ -47,6 +48,17 @@ class CommitTop extends JobFilter {
   }
 }
 
+/** @throws BlockError EBUSY if another job uses what a commit needs */
+export function checkCommitAllowed(node: BlockNode, top: BlockNode, base: BlockNode): void {
+  checkNotBlocked(node, 'commit-source')
+  for (let at: BlockNode | undefined = top; at !== undefined; at = nextBelow(at)) {
+    checkNotBlocked(at, 'commit-target')
+    if (at === base) {
+      break
+    }
+  }
+}
+
 /**
  * A job that copies what the images from `top` down hold into `base`, then takes them out of the chain
  * (`block-commit` of images below the active one). Created, not started.
@@ -62,6 +74,7 @@ export async function createCommit(options: CommitOptions): Promise<BlockJob> {
   if (baseOverlay === undefined) {
     throw blockError('EINVAL', `'${base.name}' is not in the backing chain of '${top.name}'`)
   }
+  checkCommitAllowed(node, top, base)
   const wasReadOnly = base.readOnly
   if (wasReadOnly) {
     await reopenSetReadOnly(base, false)
@@ -130,7 +143,11 @@ class Commit implements BlockJobDriver {
     }
     const buffer = new Uint8Array(Math.min(chunkBytes, length))
     const status = new ChainStatus()
-    for (let offset = 0; offset < length && !job.isCancelled; ) {
+    for (let offset = 0; offset < length; ) {
+      await job.breathe()
+      if (job.isCancelled) {
+        return
+      }
       const wanted = Math.min(chunkBytes, length - offset)
       let reading = true
       let bytes = 0
@@ -139,14 +156,10 @@ class Commit implements BlockJobDriver {
         const { allocated } = status
         const part = status.bytes === 0 ? wanted : status.bytes
         if (allocated) {
-          await job.limit(part)
-          await job.pausePoint()
-          if (job.isCancelled) {
-            return
-          }
           await settled(top.read(offset, part, buffer, 0, 0))
           reading = false
           await settled(base.write(offset, part, buffer, 0, 0))
+          job.moved(part)
         }
         bytes = part
       } catch (error) {
@@ -155,12 +168,9 @@ class Commit implements BlockJobDriver {
       }
       offset += bytes
       job.progress.update(bytes)
-      await job.breathe()
     }
-    if (!job.isCancelled) {
-      // The images above go away: what they held must not get lost with the power.
-      await settled(base.flush())
-    }
+    // The images above go away: what they held must not get lost with the power.
+    await settled(base.flush())
   }
 
   async prepare(job: BlockJob): Promise<void> {

@@ -56,10 +56,13 @@ export function createCreateJob(layer: BlockLayer, request: CreateJobOptions): J
     type: 'create',
     run: async (job) => {
       job.progress.setRemaining(1)
-      await (driver.kind === 'protocol'
-        ? createProtocol(layer, driver, options)
-        : createFormat(layer, driver, options))
-      job.progress.update(1)
+      try {
+        await (driver.kind === 'protocol'
+          ? createProtocol(layer, driver, options)
+          : createFormat(layer, driver, options))
+      } finally {
+        job.progress.update(1)
+      }
     },
   }
   return new Job(JobRegistry.of(layer), work, { id: jobId, autoFinalize, autoDismiss, transaction })

@@ -372,8 +372,9 @@ function mover(total: number): BlockJobDriver {
     run: async (job) => {
       job.progress.setRemaining(total)
       while (job.progress.offset < total && !job.isCancelled) {
-        await job.limit(1000)
+        await job.breathe()
         job.progress.update(1000)
+        job.moved(1000)
       }
     },
   }

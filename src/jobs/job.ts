@@ -139,7 +139,7 @@ export class Job {
     return this.#pauseCount > 0
   }
 
-  /** Whether it is at work, as opposed to waiting for time to pass or for a resume. */
+  /** Whether it is at work, as opposed to waiting for time to pass, for a resume or for the user. */
   get isBusy(): boolean {
     return this.#busy
   }
@@ -202,6 +202,7 @@ export class Job {
       this.fail(error)
     }
     this.#workDone = true
+    this.#busy = false
     this.#becomeQuiet()
     await this.#complete()
   }
@@ -239,11 +240,11 @@ export class Job {
     if (this.#userPaused) {
       throw blockError('EINVAL', 'Job is already paused')
     }
-    this.pauseAsUser()
+    this.pauseForError()
   }
 
-  /** @internal As {@link pause}, whatever the state: an error stops the job. */
-  pauseAsUser(): void {
+  /** @internal An error stops the job, whatever its state, until the user resumes it. */
+  pauseForError(): void {
     if (!this.#userPaused) {
       this.#userPaused = true
       this.pauseInternally()

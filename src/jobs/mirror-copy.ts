@@ -94,15 +94,10 @@ export class MirrorCopy {
     return { start, end: Math.min(wanted, start + this.#requestBytes, bitmap.size) }
   }
 
-  /** Starts to copy something dirty, at the job's speed. */
+  /** Starts to copy something dirty. */
   async startOne(): Promise<void> {
-    const first = this.#next()
-    if (first === undefined) {
-      return
-    }
-    await this.#job.limit(first.end - first.start)
     const part = this.#next()
-    if (part === undefined || this.#job.isCancelled || this.#job.pauseRequested) {
+    if (part === undefined) {
       return
     }
     const { start, end } = part
@@ -114,6 +109,7 @@ export class MirrorCopy {
     this.#settings.bitmap.reset(start, end - start)
     this.#cursor = end
     this.#begin(end - start)
+    this.#job.moved(end - start)
     void this.#copy(start, end, lock)
   }
 

@@ -1,9 +1,12 @@
+import { isPowerOfTwo } from '../bytes/index.js'
 import { blockError } from '../errors/index.js'
 import {
   type BlockNode,
   backingChainNext,
   chainContains,
   checkChainNotFrozen,
+  checkNotBlocked,
+  checkToReplaceNode,
   type DirtyBitmap,
   type DrainedSection,
   defaultBitmapGranularity,
@@ -23,6 +26,7 @@ import {
 import { ChainStatus, chainStatus, ReqFlags } from '../io/index.js'
 import { OptionDict } from '../options/index.js'
 import type { BlockJob, BlockJobDriver, JobOnError } from './block-job.js'
+import { checkCommitAllowed } from './commit.js'
 import { type CommonJobOptions, makeBlockJob } from './copying.js'
 import { appendJobFilter } from './filter-node.js'
 import { MirrorCopy } from './mirror-copy.js'
@@ -88,6 +92,7 @@ export async function createMirror(options: MirrorOptions): Promise<BlockJob> {
   if (sync === 'incremental' || sync === 'bitmap') {
     throw blockError('EINVAL', `Sync mode '${sync}' not supported`)
   }
+  checkMirror(options)
   return await create({
     common: options,
     type: 'mirror',
@@ -108,6 +113,24 @@ export async function createMirror(options: MirrorOptions): Promise<BlockJob> {
   })
 }
 
+const granularities = { least: 512, most: 64 << 20 }
+
+function checkMirror({ node, target, granularity, replaces }: MirrorOptions): void {
+  if (granularity !== undefined) {
+    if (granularity < granularities.least || granularity > granularities.most) {
+      throw blockError('EINVAL', "Parameter 'granularity' expects a value in range [512B, 64MB]")
+    }
+    if (!isPowerOfTwo(granularity)) {
+      throw blockError('EINVAL', "Parameter 'granularity' expects a power of 2")
+    }
+  }
+  checkNotBlocked(node, 'mirror-source')
+  checkNotBlocked(target, 'mirror-target')
+  if (replaces !== undefined && checkToReplaceNode(node, replaces).length !== node.length) {
+    throw blockError('EINVAL', 'cannot replace image with a mirror image of different size')
+  }
+}
+
 /**
  * A job that copies what the active image and those below it hold into `base`, keeps it up to date, and
  * puts it in the place of the active image when it is completed (`block-commit` of the active image).
@@ -116,6 +139,7 @@ export async function createMirror(options: MirrorOptions): Promise<BlockJob> {
  */
 export async function createActiveCommit(options: ActiveCommitOptions): Promise<BlockJob> {
   const { node, base, onError = 'report' } = options
+  checkCommitAllowed(node, node, base)
   const baseWasReadOnly = base.readOnly
   if (baseWasReadOnly) {
     await reopenSetReadOnly(base, false)

@@ -10,7 +10,7 @@ export class RateLimiter {
   /** When the present slice began and ends, nanoseconds. */
   #start = 0
   #end = 0
-  /** Bytes admitted in it. */
+  /** Bytes moved in it. */
   #dispatched = 0
 
   constructor(clock: Clock) {
@@ -27,27 +27,26 @@ export class RateLimiter {
   }
 
   /**
-   * How long to wait, nanoseconds, before work on `bytes` more begins; 0: it may begin now, and is
-   * counted. Work larger than what a slice allows is admitted at once and makes later work wait.
+   * Counts `bytes` that have been moved, and returns how long to wait before more is, nanoseconds. Work
+   * larger than what a slice allows makes the wait longer.
    */
-  admit(bytes: number): number {
+  dispatch(bytes: number): number {
     if (this.#speed === 0) {
       return 0
     }
     const now = this.#clock.now()
     const quota = Math.max(1, (this.#speed * sliceLength) / 1e9)
     if (this.#end < now) {
+      // What was too much in the last slice has been waited for.
       this.#start = now
       this.#end = now + sliceLength
       this.#dispatched = 0
-    } else {
-      // Work of more than a slice makes the slice longer; another speed counts from here on.
-      this.#end = this.#start + sliceLength * Math.max(1, this.#dispatched / quota)
     }
+    this.#dispatched += bytes
     if (this.#dispatched < quota) {
-      this.#dispatched += bytes
       return 0
     }
-    return Math.max(1, this.#end - now)
+    this.#end = this.#start + (this.#dispatched / quota) * sliceLength
+    return Math.max(0, this.#end - now)
   }
 }

@@ -3,6 +3,7 @@ import {
   type BlockNode,
   changeBackingFile,
   checkChainNotFrozen,
+  checkNotBlocked,
   findOverlay,
   freezeChain,
   Perm,
@@ -55,6 +56,9 @@ export async function createStream(options: StreamOptions): Promise<BlockJob> {
   let above = baseOverlay
   for (let below = nextBelow(above); below !== undefined && below !== stop; below = nextBelow(above)) {
     above = below
+  }
+  for (let at: BlockNode | undefined = node; at !== undefined && at !== stop; at = nextBelow(at)) {
+    checkNotBlocked(at, 'stream')
   }
   checkChainNotFrozen(node, above)
   const wasReadOnly = node.readOnly
@@ -120,17 +124,17 @@ class Stream implements BlockJobDriver {
     const { onError = 'report' } = this.#options
     let failure: unknown
     job.progress.setRemaining(length)
-    for (let offset = 0; offset < length && !job.isCancelled; ) {
+    for (let offset = 0; offset < length; ) {
+      await job.breathe()
+      if (job.isCancelled) {
+        return
+      }
       let bytes = 0
       try {
         const part = await this.#nextPart(image, offset, Math.min(chunkBytes, length - offset))
         if (part.copy) {
-          await job.limit(part.bytes)
-          await job.pausePoint()
-          if (job.isCancelled) {
-            return
-          }
           await settled(filter.read(offset, part.bytes, buffer, 0, 0))
+          job.moved(part.bytes)
         }
         bytes = part.bytes
       } catch (error) {
@@ -141,9 +145,8 @@ class Stream implements BlockJobDriver {
       }
       offset += bytes
       job.progress.update(bytes)
-      await job.breathe()
     }
-    if (failure !== undefined && !job.isCancelled) {
+    if (failure !== undefined) {
       throw failure
     }
   }
