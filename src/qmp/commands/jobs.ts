@@ -8,7 +8,7 @@ export function jobCommands({ layer }: CommandContext) {
   return defineHandlers({
     'query-jobs': () => jobs.query(),
     'query-block-jobs': () => jobs.queryBlockJobs(),
-    'job-pause': ({ id }) => jobs.get(id).pauseAsUser(),
+    'job-pause': ({ id }) => jobs.get(id).pause(),
     'job-resume': ({ id }) => jobs.get(id).resume(),
     'job-cancel': ({ id }) => jobs.get(id).cancel(true),
     'job-complete': async ({ id }) => await jobs.get(id).complete(),
@@ -16,7 +16,7 @@ export function jobCommands({ layer }: CommandContext) {
     'job-dismiss': ({ id }) => jobs.get(id).dismiss(),
     'block-job-set-speed': ({ device, speed }) => jobs.getBlockJob(device).setSpeed(speed),
     'block-job-cancel': ({ device, force }) => jobs.getBlockJob(device).cancelAsBlockJob(force ?? false),
-    'block-job-pause': ({ device }) => jobs.getBlockJob(device).pauseAsUser(),
+    'block-job-pause': ({ device }) => jobs.getBlockJob(device).pause(),
     'block-job-resume': ({ device }) => jobs.getBlockJob(device).resume(),
     'block-job-complete': async ({ device }) => await jobs.getBlockJob(device).complete(),
     'block-job-finalize': async ({ id }) => await jobs.getBlockJob(id).finalize(),
