@@ -153,6 +153,11 @@ for (let seed = from; seed < from + images; seed++) {
         expect(mine.outcome.status, title).toBe(qemu.outcome.status)
         continue
       }
+      if (bitmaps && qemu.outcome.stderr.includes('qcow2_free_clusters failed')) {
+        // Old clusters of bitmaps that stand far off: QEMU makes refcount blocks in order to free them.
+        expect(mine.outcome.status, title).toBe(qemu.outcome.status)
+        continue
+      }
       if (overlaps(damaged.image, damaged.title)) {
         expect(mine.outcome.status, title).toBe(qemu.outcome.status)
         continue
