@@ -18,6 +18,7 @@ import { qcow2 } from './drivers/format/qcow2/index.js'
 import { raw } from './drivers/format/raw/index.js'
 import { vdi } from './drivers/format/vdi/index.js'
 import { vhdx } from './drivers/format/vhdx/index.js'
+import { vmdk } from './drivers/format/vmdk/index.js'
 import { vpc } from './drivers/format/vpc/index.js'
 import { file } from './drivers/protocol/file/index.js'
 import { hostDevice } from './drivers/protocol/host_device/index.js'
@@ -50,6 +51,7 @@ export const allDrivers: readonly BlockDriver[] = [
   vdi,
   vhdx,
   vpc,
+  vmdk,
   bochs,
   cloop,
   dmg,

@@ -1,6 +1,7 @@
 /** The QMP monitor and what the storage daemon is made of. May import everything below the tools. */
 export { attachMonitor } from './attach.js'
 export { Chardevs, parseChardev, type StdioStreams } from './chardev/index.js'
+export { type ConnectQmpOptions, QmpClient, type QmpGreeting, type QmpMethods } from './client.js'
 export { StorageDaemon, type StorageDaemonOptions } from './daemon.js'
 export { BlockExports } from './exports.js'
 export { introspect } from './introspect.js'

@@ -41,16 +41,17 @@ export class SocketChar implements CharDevice {
   /**
    * Listens or connects.
    *
-   * @param waitForClient of a server: it is ready when a client has connected
+   * @param waiting of a server that is ready when a client has connected: told when it begins to wait
    * @throws BlockError with QEMU's text
    */
-  static async create(options: SocketCharOptions, waitForClient: boolean): Promise<SocketChar> {
+  static async create(options: SocketCharOptions, waiting?: (where: string) => void): Promise<SocketChar> {
     const device = new SocketChar(options)
     if (options.server) {
       device.#listener = await options.sockets.listen(options.address, { backlog: 1 }, (socket) =>
         device.#accepted(socket),
       )
-      if (waitForClient && device.#socket === undefined) {
+      if (waiting !== undefined && device.#socket === undefined) {
+        waiting(device.filename)
         await new Promise<void>((resolve) => {
           device.#opened = resolve
         })

@@ -138,6 +138,20 @@ export class VdiPath implements MapPath, FlushPath {
     return undefined
   }
 
+  /** Writes everything back. Nothing is in flight any more, so that the file can get its full length. */
+  async finish(): Promise<void> {
+    const { header, file, space } = this.#parts
+    const end = header.dataOffset + space.next * this.#blockSize
+    // Others expect whole blocks.
+    if (file.node.length < end) {
+      await truncateNode(file.node, end, { exact: false, preallocation: 'off', zero: false })
+    }
+    const wait = this.flushToOs()
+    if (wait !== undefined) {
+      await wait
+    }
+  }
+
   flushToOs(): Wait {
     return this.#parts.map.isDirty ? this.mutex.run(() => this.#writeBack()) : undefined
   }
@@ -148,11 +162,6 @@ export class VdiPath implements MapPath, FlushPath {
     // QEMU gives its next new block this number: it must not be one that is in use.
     header.allocated = space.next
     try {
-      // Others expect whole blocks.
-      const end = header.dataOffset + space.next * this.#blockSize
-      if (file.node.length < end) {
-        await truncateNode(file.node, end, { exact: false, preallocation: 'off', zero: true })
-      }
       await file.node.write(0, headerBytes, header.bytes.slice(), 0, 0)
       await file.node.flush()
     } catch (error) {
