@@ -15,14 +15,18 @@ const layers = {
   image: ['errors', 'bytes', 'sched', 'host', 'options', 'io', 'graph', 'formatkit'],
   exports: ['errors', 'bytes', 'sched', 'host', 'options', 'io', 'nbd', 'graph', 'formatkit'],
   jobs: ['errors', 'bytes', 'sched', 'host', 'options', 'io', 'graph', 'formatkit', 'image'],
-  library: [
+  qmp: [
     ...['errors', 'bytes', 'sched', 'host', 'options', 'io', 'nbd', 'graph', 'formatkit', 'image'],
     ...['exports', 'jobs'],
+  ],
+  library: [
+    ...['errors', 'bytes', 'sched', 'host', 'options', 'io', 'nbd', 'graph', 'formatkit', 'image'],
+    ...['exports', 'jobs', 'qmp'],
   ],
   testing: ['errors', 'bytes', 'sched', 'host', 'options', 'io', 'graph', 'formatkit'],
   tools: [
     ...['errors', 'bytes', 'sched', 'host', 'options', 'io', 'nbd', 'graph', 'formatkit', 'image'],
-    ...['exports', 'jobs', 'library'],
+    ...['exports', 'jobs', 'library', 'qmp'],
   ],
   platform: ['errors', 'bytes', 'sched', 'host'],
 }

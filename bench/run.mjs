@@ -1,209 +1,86 @@
 // Runs each job with blockgraph and with qemu-img in alternation and prints the ratios.
-import { execFileSync, spawnSync } from 'node:child_process'
-import { randomFillSync } from 'node:crypto'
-import { closeSync, existsSync, mkdirSync, openSync, rmSync, writeFileSync, writeSync } from 'node:fs'
+// node bench/run.mjs [words of jobs | growth | memory]...   PAIRS=5, KEEP=1 keeps the images
+import { execFileSync } from 'node:child_process'
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { cpus } from 'node:os'
-import { fileURLToPath } from 'node:url'
+import { growth } from './growth.mjs'
+import { image } from './images.mjs'
+import { jobs } from './jobs.mjs'
+import { alternate, footprint, qemu, root } from './measure.mjs'
 
-const root = fileURLToPath(new URL('..', import.meta.url))
-const work = `${root}bench/work`
+const work = process.env.BENCH_WORK ?? `${root}bench/work`
+const committed = `${root}bench/results.json`
 const pairs = Number(process.env.PAIRS ?? 5)
-const only = process.argv[2]
+const only = process.argv.slice(2)
+const wanted = (name) => only.length === 0 || only.some((word) => name.includes(word))
+
 process.chdir(root)
-execFileSync(process.execPath, ['scripts/build.mjs', '--no-types'], { stdio: 'inherit' })
-const { openImage } = await import(`${root}dist/index.js`)
+execFileSync(process.execPath, ['scripts/build.mjs', '--no-types'], {
+  stdio: ['ignore', 'ignore', 'inherit'],
+})
 rmSync(work, { recursive: true, force: true })
 mkdirSync(work, { recursive: true })
 process.chdir(work)
 
-const MiB = 1 << 20
-const ours = `${root}bin/blockgraph-img`
-
-function qemu(...args) {
-  return execFileSync('qemu-img', args, { encoding: 'utf8' })
-}
-
-/** 1 GiB: half random data, a quarter text, a quarter holes, mixed in 16 MiB pieces. */
-function makeSource(path) {
-  const random = randomFillSync(Buffer.alloc(16 * MiB))
-  const text = Buffer.from('The quick brown fox jumps over the lazy dog. '.repeat(400000)).subarray(
-    0,
-    16 * MiB,
-  )
-  const fd = openSync(path, 'w')
-  for (let i = 0; i < 64; i++) {
-    if (i % 4 !== 3) {
-      writeSync(fd, i % 4 === 2 ? text : random, 0, 16 * MiB, i * 16 * MiB)
-    }
-  }
-  execFileSync('truncate', ['-s', '1G', path])
-  closeSync(fd)
-}
-
-function seconds(run) {
-  const start = process.hrtime.bigint()
-  run()
-  return Number(process.hrtime.bigint() - start) / 1e9
-}
-
-function command(program, args) {
-  const { status, stderr } = spawnSync(program, args, { stdio: ['ignore', 'ignore', 'pipe'] })
-  if (status !== 0) {
-    throw new Error(`${program} ${args.join(' ')}: exit ${status} ${stderr}`)
-  }
-}
-
-function commandPair(args, clean) {
-  const timed = (program) => {
-    clean?.()
-    return seconds(() => command(program, args))
-  }
-  return { ours: () => timed(ours), theirs: () => timed('qemu-img') }
-}
-
-/** 4 KiB reads one after the other, spread over the image: seconds per 75,000 as qemu-img bench counts. */
-function readPair(path, format) {
-  const count = 75000
-  const step = 36864
-  return {
-    ours: async () => {
-      const image = await openImage(path, { format })
-      const buffer = new Uint8Array(4096)
-      const positions = Math.floor(image.size / 4096)
-      const start = process.hrtime.bigint()
-      for (let i = 0; i < count; i++) {
-        const wait = image.node.read(((i * (step / 4096)) % positions) * 4096, 4096, buffer, 0, 0)
-        if (wait !== undefined) {
-          await wait
-        }
-      }
-      const seconds = Number(process.hrtime.bigint() - start) / 1e9
-      await image.close()
-      return seconds
-    },
-    theirs: () => {
-      const args = [
-        'bench',
-        '-f',
-        format,
-        '-c',
-        String(count),
-        '-d',
-        '1',
-        '-s',
-        '4096',
-        '-S',
-        String(step),
-        path,
-      ]
-      return Number(/completed in ([\d.]+)/.exec(qemu(...args))[1])
-    },
-  }
-}
-
-makeSource('source.raw')
-qemu('convert', '-O', 'qcow2', 'source.raw', 'source.qcow2')
-qemu('create', '-q', '-f', 'qcow2', 'small.qcow2', '1G')
-// qemu-img cannot make one where the clock of CPU time is coarse.
-const secret = ['--object', 'secret,id=s,data=benchmark']
-const luks = 'driver=luks,key-secret=s,file.filename=source.luks'
-command(ours, [
-  'create',
-  '-q',
-  ...secret,
-  '-f',
-  'luks',
-  '-o',
-  'key-secret=s,iter-time=10',
-  'source.luks',
-  '1G',
-])
-const fresh = (name) => () => rmSync(name, { force: true })
-
-const jobs = {
-  'read 4 KiB depth 1, raw': readPair('source.raw', 'raw'),
-  'read 4 KiB depth 1, qcow2': readPair('source.qcow2', 'qcow2'),
-  'convert 1 GiB raw to qcow2': commandPair(
-    ['convert', '-f', 'raw', '-O', 'qcow2', 'source.raw', 'out.qcow2'],
-    fresh('out.qcow2'),
-  ),
-  'convert 1 GiB qcow2 to raw': commandPair(
-    ['convert', '-f', 'qcow2', '-O', 'raw', 'source.qcow2', 'out.raw'],
-    fresh('out.raw'),
-  ),
-  'convert -c 1 GiB raw to qcow2': commandPair(
-    ['convert', '-c', '-f', 'raw', '-O', 'qcow2', 'source.raw', 'outc.qcow2'],
-    fresh('outc.qcow2'),
-  ),
-  'compare raw with qcow2': commandPair([
-    'compare',
-    '-f',
-    'raw',
-    '-F',
-    'qcow2',
-    'source.raw',
-    'source.qcow2',
-  ]),
-  'check qcow2': commandPair(['check', 'source.qcow2']),
-  'encrypt 1 GiB raw to luks': commandPair([
-    'convert',
-    ...secret,
-    '-n',
-    '--target-image-opts',
-    '-S',
-    '0',
-    '-f',
-    'raw',
-    'source.raw',
-    luks,
-  ]),
-  'decrypt 1 GiB luks to raw': commandPair(
-    ['convert', ...secret, '--image-opts', '-O', 'raw', luks, 'out.raw'],
-    fresh('out.raw'),
-  ),
-  'info on a small image': commandPair(['info', 'small.qcow2']),
-}
-
-function median(values) {
-  const sorted = [...values].sort((a, b) => a - b)
-  const middle = sorted.length >> 1
-  return sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2
-}
-
+const before = existsSync(committed) ? JSON.parse(readFileSync(committed, 'utf8')) : {}
 const results = {}
-console.log(`${'job'.padEnd(32)} ${'ours'.padStart(9)} ${'qemu'.padStart(9)}  ratio (min - max)`)
-for (const [name, job] of Object.entries(jobs)) {
-  if (only !== undefined && !name.includes(only)) {
+const width = 50
+
+function time(seconds) {
+  return `${(seconds * 1000).toFixed(0)} ms`.padStart(9)
+}
+
+console.log(
+  `${'job'.padEnd(width)} ${'ours'.padStart(9)} ${'qemu'.padStart(9)}  ratio (min - max)     wanted  committed`,
+)
+for (const [name, [least, make]] of Object.entries(jobs)) {
+  if (!wanted(name)) {
     continue
   }
-  await job.ours()
-  await job.theirs()
-  const a = []
-  const b = []
-  for (let i = 0; i < pairs; i++) {
-    a.push(await job.ours())
-    b.push(await job.theirs())
-  }
-  const ratios = a.map((value, i) => b[i] / value)
-  const result = {
-    ours: median(a),
-    theirs: median(b),
-    ratio: median(ratios),
-    min: Math.min(...ratios),
-    max: Math.max(...ratios),
-    pairs,
-  }
+  const result = { ...alternate(make(), pairs), wanted: least }
   results[name] = result
-  const time = (s) => `${(s * 1000).toFixed(0)} ms`.padStart(9)
+  const spread = `(${result.min.toFixed(2)} - ${result.max.toFixed(2)})`
+  const verdict = `${String(least).padStart(5)} ${result.ratio >= least ? 'ok' : '--'}`
+  const old = before.results?.[name]?.ratio?.toFixed(2) ?? ''
   console.log(
-    `${name.padEnd(32)} ${time(result.ours)} ${time(result.theirs)}  ${result.ratio.toFixed(2)} (${result.min.toFixed(2)} - ${result.max.toFixed(2)})`,
+    `${name.padEnd(width)} ${time(result.ours)} ${time(result.theirs)} ${result.ratio.toFixed(2).padStart(6)} ${spread.padEnd(16)} ${verdict}  ${old.padStart(6)}`,
   )
 }
-if (only === undefined) {
-  const machine = { cpus: cpus().length, node: process.version, qemu: qemu('--version').split('\n')[0] }
-  writeFileSync(`${root}bench/results.json`, `${JSON.stringify({ machine, results }, null, 2)}\n`)
+
+let memory = {}
+if (wanted('memory')) {
+  const peak = (name, ...args) => {
+    const { peak: mebibytes } = footprint(['convert', ...args, image(name), 'out'])
+    memory = { ...memory, [`convert ${args.join(' ')} ${name}`]: Math.round(mebibytes) }
+    rmSync('out')
+  }
+  peak('noise.raw', '-f', 'raw', '-O', 'qcow2')
+  peak('noise.qcow2', '-f', 'qcow2', '-O', 'raw')
+  peak('scattered.raw', '-f', 'raw', '-O', 'qcow2')
+  peak('mixed.raw', '-c', '-f', 'raw', '-O', 'qcow2')
+  peak('mixed.zlib.qcow2', '-f', 'qcow2', '-O', 'raw')
+  console.log('\npeak memory of convert, MiB (wanted: at most 160)')
+  for (const [name, mebibytes] of Object.entries(memory)) {
+    console.log(`${name.padEnd(width)} ${String(mebibytes).padStart(9)}`)
+  }
 }
+
+let rows = {}
+if (wanted('growth')) {
+  rows = growth()
+  const columns = Object.keys(Object.values(rows)[0])
+  console.log(`\n${'cost growth'.padEnd(34)} ${columns.map((column) => column.padStart(11)).join(' ')}`)
+  for (const [name, row] of Object.entries(rows)) {
+    console.log(`${name.padEnd(34)} ${columns.map((c) => row[c].toFixed(1).padStart(11)).join(' ')}`)
+  }
+}
+
+const machine = { cpus: cpus().length, node: process.version, qemu: qemu('--version').split('\n')[0] }
+const rounded = (value) =>
+  JSON.parse(JSON.stringify(value, (_, v) => (typeof v === 'number' ? +v.toPrecision(4) : v)))
+const file = only.length === 0 ? committed : `${root}bench/last.json`
+writeFileSync(file, `${JSON.stringify(rounded({ machine, results, memory, growth: rows }), null, 2)}\n`)
 process.chdir(root)
-if (existsSync(work) && process.env.KEEP === undefined) {
+if (process.env.KEEP === undefined) {
   rmSync(work, { recursive: true, force: true })
 }

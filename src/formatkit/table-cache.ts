@@ -31,6 +31,8 @@ export class CachedTable {
 /** The edge to the file: the node at its end may be replaced while the cache is in use. */
 export interface TableFile {
   readonly node: IoNode
+  /** Makes durable what was written elsewhere, where the tables refer to another file. */
+  flushData?(): Wait
 }
 
 interface Pending {
@@ -278,6 +280,12 @@ export class TableCache {
       const wait = this.#file.node.flush()
       if (wait !== undefined) {
         await wait
+      }
+    }
+    if (this.#afterFlush) {
+      const data = this.#file.flushData?.()
+      if (data !== undefined) {
+        await data
       }
     }
     this.#dependency = undefined

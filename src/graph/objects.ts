@@ -30,6 +30,11 @@ export class UserObjects {
     return this.#objects.get(id)
   }
 
+  /** In the order in which they were made. */
+  list(): UserObject[] {
+    return [...this.#objects.values()]
+  }
+
   /** @throws BlockError ENOENT */
   remove(id: string): void {
     const object = this.#objects.get(id)

@@ -1,7 +1,7 @@
 /** Options as data: dictionaries, schemas, typing, parsing and printing. May import errors and bytes. */
 export * from './dict.js'
 export * from './json-names.js'
-export { type JsonObject, type JsonValue, parseJson } from './json-parse.js'
+export { type JsonObject, type JsonValue, type JsonWith, parseJson } from './json-parse.js'
 export * from './keyval.js'
 export * from './objects.js'
 export * from './option-docs.js'

@@ -12,21 +12,34 @@ export interface JsonObject {
 const maxNesting = 1024
 const maxTokens = 2 * 1024 * 1024
 
+/** A JSON value whose numbers may also be of another type. */
+export type JsonWith<N> =
+  | null
+  | boolean
+  | number
+  | string
+  | N
+  | JsonWith<N>[]
+  | { [key: string]: JsonWith<N> }
+
 /**
  * Parses JSON as QEMU does: strings also in single quotes, keys unique, one value only.
  *
+ * @param numberOf makes the value of a number from its text; default: a JavaScript number
  * @throws BlockError EINVAL `JSON parse error, …`, `Expecting a JSON value`,
  *   `Expecting at most one JSON value`
  */
-export function parseJson(text: string): JsonValue {
+export function parseJson(text: string): JsonValue
+export function parseJson<N>(text: string, numberOf: (text: string) => number | N): JsonWith<N>
+export function parseJson<N>(text: string, numberOf: (text: string) => number | N = Number): JsonWith<N> {
   const lexer = new JsonLexer(text)
-  let result: { readonly value: JsonValue } | undefined
+  let result: { readonly value: JsonWith<N> } | undefined
   try {
     for (let tokens = nextMessage(lexer); tokens.length > 0; tokens = nextMessage(lexer)) {
       if (result !== undefined) {
         throw tooMany()
       }
-      result = { value: new JsonParser(tokens).value() }
+      result = { value: new JsonParser<N>(tokens, numberOf).value() }
     }
   } catch (error) {
     // Whatever follows a complete value is one value too many, even if it is none.
@@ -64,12 +77,14 @@ function nextMessage(lexer: JsonLexer): JsonToken[] {
   return tokens
 }
 
-class JsonParser {
+class JsonParser<N> {
   readonly #tokens: readonly JsonToken[]
+  readonly #numberOf: (text: string) => number | N
   #at = 0
 
-  constructor(tokens: readonly JsonToken[]) {
+  constructor(tokens: readonly JsonToken[], numberOf: (text: string) => number | N) {
     this.#tokens = tokens
+    this.#numberOf = numberOf
   }
 
   #peek(): JsonToken {
@@ -86,7 +101,7 @@ class JsonParser {
     return token
   }
 
-  value(): JsonValue {
+  value(): JsonWith<N> {
     const token = this.#pop()
     switch (token.kind) {
       case '{':
@@ -97,7 +112,7 @@ class JsonParser {
         return unquote(token.text)
       case 'integer':
       case 'float':
-        return Number(token.text)
+        return this.#numberOf(token.text)
       case 'keyword':
         return keywordValue(token.text)
       default:
@@ -105,8 +120,8 @@ class JsonParser {
     }
   }
 
-  #object(): JsonObject {
-    const result: JsonObject = {}
+  #object(): { [key: string]: JsonWith<N> } {
+    const result: { [key: string]: JsonWith<N> } = {}
     if (this.#peek().kind === '}') {
       this.#at++
       return result
@@ -136,8 +151,8 @@ class JsonParser {
     }
   }
 
-  #list(): JsonValue[] {
-    const result: JsonValue[] = []
+  #list(): JsonWith<N>[] {
+    const result: JsonWith<N>[] = []
     if (this.#peek().kind === ']') {
       this.#at++
       return result
@@ -155,7 +170,7 @@ class JsonParser {
   }
 }
 
-function keywordValue(text: string): JsonValue {
+function keywordValue(text: string): boolean | null {
   switch (text) {
     case 'true':
       return true

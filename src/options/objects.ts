@@ -171,6 +171,15 @@ export function parseObject(text: string): ObjectRequest {
   return new ObjectReader(value, isJson).object()
 }
 
+/**
+ * Reads what describes an object, `qom-type` and `id` among its members (`object-add`).
+ *
+ * @throws BlockError EINVAL with QEMU's text
+ */
+export function readObject(value: JsonObject): Exclude<ObjectRequest, { kind: 'help' }> {
+  return new ObjectReader(value, true).object()
+}
+
 /** Takes an object's members as the type's description has them; the order decides which error comes first. */
 class ObjectReader {
   readonly #value: JsonObject
@@ -182,7 +191,7 @@ class ObjectReader {
     this.#isJson = isJson
   }
 
-  object(): ObjectRequest {
+  object(): Exclude<ObjectRequest, { kind: 'help' }> {
     const type = this.#required('qom-type')
     if (!ownTypes.includes(type) && !otherTypes.includes(type)) {
       throw blockError('EINVAL', `Parameter 'qom-type' does not accept value '${type}'`)

@@ -57,6 +57,15 @@ function optionValue(text: string, at: number): { value: string; next: number } 
   }
 }
 
+/**
+ * The options of a text with everything that was written, in order: for texts whose reader decides himself.
+ *
+ * @param implied name of the first option if it has no `=`
+ */
+export function listOptions(text: string, implied?: string): readonly TextOption[] {
+  return [...splitOptions(text, implied)]
+}
+
 /** The options of `-o`, in order; later ones count. `id` is not one of them, as in QEMU. */
 export function parseOptionText(text: string): [name: string, value: string][] {
   const pairs: [string, string][] = []

@@ -6,6 +6,7 @@ type Tool = (argv: readonly string[], context: ToolContext) => Promise<number>
 /** The programs of the package by the name of their file in `bin/`. */
 const tools: Readonly<Record<string, () => Promise<Tool>>> = {
   blockgraph: async () => (await import('./umbrella.js')).runUmbrella,
+  'blockgraph-storage-daemon': async () => (await import('./storage-daemon/run.js')).run,
   'blockgraph-nbd': async () => (await import('./nbd/run.js')).run,
   'blockgraph-io': async () => (await import('./io/run.js')).run,
   'blockgraph-img': async () => (await import('./img/run.js')).run,
@@ -14,7 +15,10 @@ const tools: Readonly<Record<string, () => Promise<Tool>>> = {
 /** Runs the program `name` as this process. */
 export async function start(name: string): Promise<void> {
   // Only a server needs to start other processes, and to end when it is told to.
-  const isServer = name === 'blockgraph-nbd' || (name === 'blockgraph' && process.argv[2] === 'nbd')
+  const servers = ['blockgraph-nbd', 'blockgraph-storage-daemon']
+  const isServer =
+    servers.includes(name) ||
+    (name === 'blockgraph' && ['nbd', 'storage-daemon'].includes(process.argv[2] ?? ''))
   const serverOf = isServer ? (await import('./main-server.js')).serverProcess : undefined
   await runProcess(
     async (argv, context) => {

@@ -1,5 +1,4 @@
-import { addSecret } from '../formatkit/crypto/index.js'
-import { addTlsCredentials } from '../formatkit/tls/index.js'
+import { defineObject } from '../formatkit/user-objects.js'
 import type { BlockLayer } from '../graph/index.js'
 import { parseObject } from '../options/index.js'
 
@@ -14,12 +13,6 @@ export function addObject(layer: BlockLayer, text: string): readonly string[] | 
   if (request.kind === 'help') {
     return request.lines
   }
-  if (request.kind === 'secret') {
-    addSecret(layer, request.secret)
-  } else if (request.kind === 'tls-creds') {
-    addTlsCredentials(layer, request.credentials)
-  } else {
-    layer.throttleGroups.add(request.throttleGroup.id, request.throttleGroup.values)
-  }
+  defineObject(layer, request)
   return undefined
 }

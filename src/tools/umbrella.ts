@@ -3,7 +3,7 @@ import { run as runImg } from './img/run.js'
 
 /**
  * `blockgraph`: the commands of `qemu-img` at the top, and again below `img`; those of `qemu-io`
- * below `io`, and `qemu-nbd` as `nbd`. At the top, images that stand compressed are read as what they hold.
+ * below `io`, `qemu-nbd` as `nbd` and `qemu-storage-daemon` as `storage-daemon`. At the top, images that stand compressed are read as what they hold.
  */
 export async function runUmbrella(argv: readonly string[], context: ToolContext): Promise<number> {
   if (argv[0] === 'io') {
@@ -13,6 +13,10 @@ export async function runUmbrella(argv: readonly string[], context: ToolContext)
   if (argv[0] === 'nbd') {
     const { run } = await import('./nbd/run.js')
     return await run(argv.slice(1), { ...context, program: `${context.program} nbd` })
+  }
+  if (argv[0] === 'storage-daemon') {
+    const { run } = await import('./storage-daemon/run.js')
+    return await run(argv.slice(1), { ...context, program: `${context.program} storage-daemon` })
   }
   return argv[0] === 'img'
     ? await runImg(argv.slice(1), { ...context, program: `${context.program} img` })

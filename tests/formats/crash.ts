@@ -10,6 +10,7 @@ import {
   makeImage,
   memoryHost,
   openOptions,
+  recover,
   sector,
   seeded,
 } from './format-under-test.js'
@@ -83,6 +84,7 @@ async function inspect(
   possible: readonly ReadonlySet<number>[],
 ): Promise<string | undefined> {
   const layer = layerOn(hostWith(contents))
+  await recover(layer, under)
   // A log, a dirty flag or the like is dealt with by the first open for writing.
   const node = await layer.open(imagePath, openOptions(under), { write: true })
   try {

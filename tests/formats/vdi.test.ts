@@ -5,7 +5,7 @@ const metadata = [
   [512, 1024],
 ] as const
 
-formatConformance({ format: 'vdi', size: 6 << 20, grownSize: 200 << 20, checks: true, metadata })
+formatConformance({ format: 'vdi', size: 3 << 20, grownSize: 200 << 20, checks: true, metadata })
 
 formatConformance({
   format: 'vdi',

@@ -96,14 +96,16 @@ export class NodeFile implements HostFile {
     this.#direct = options.direct
     this.#policy = options.policy
     this.#backends = options.backends
-    // With O_DIRECT every request waits, and the pool has four threads: measured, bench/README.md.
-    this.#aio = options.aio ?? (options.direct ? 'io_uring' : 'threads')
     const stat = this.#fstat()
     this.kind = kindOf(stat)
     this.#identity = identityOf(stat)
+    const seekable = this.kind === 'regular' || this.kind === 'block'
+    // With O_DIRECT every request waits, and the pool has four threads: measured, bench/README.md.
+    // On pipes and the like the ring would read on where the last read ended.
+    this.#aio = seekable ? (options.aio ?? (this.#direct ? 'io_uring' : 'threads')) : 'threads'
     const foreground = this.#policy === 'foreground'
     const buffered = (foreground || this.#policy === 'auto') && !this.#direct
-    this.#cachedReads = buffered && (this.kind === 'regular' || this.kind === 'block')
+    this.#cachedReads = buffered && seekable
     this.#inlineWriteBytes =
       !buffered || this.kind !== 'regular' ? 0 : foreground ? Number.POSITIVE_INFINITY : inlineWriteBytes
     this.alignment = this.#direct ? this.#probeAlignment() : { request: 1, memory: 1 }

@@ -2,7 +2,7 @@ import { blockError } from '../../../errors/index.js'
 import { type OptionDict, type OptionsOf, takeOptions } from '../../../options/index.js'
 import type { DiscardPolicy } from './allocate.js'
 import { type CacheSizes, cacheSizes } from './cache-sizes.js'
-import { Compatible, CryptMethod } from './constants.js'
+import { Compatible, CryptMethod, extendedEntryBytes, Incompatible, tableEntryBytes } from './constants.js'
 import { checkEncryptFormat, type EncryptOptions } from './crypto.js'
 import type { Qcow2Header } from './header.js'
 import { qcow2RuntimeOptions } from './options.js'
@@ -17,6 +17,7 @@ export interface RuntimeSettings {
   readonly discards: DiscardPolicy
   /** Refcounts may lag behind while the image is marked dirty. */
   readonly lazyRefcounts: boolean
+  readonly discardNoUnref: boolean
   readonly protectedStructures: ReturnType<typeof protectedStructures>
   readonly encrypt: EncryptOptions
 }
@@ -41,12 +42,15 @@ export function runtimeSettings(
       }
     }
   }
-  const caches = () => cacheSizes(options, header.size, header.clusterSize)
+  const entryBytes =
+    (header.incompatible & Incompatible.extendedL2) !== 0 ? extendedEntryBytes : tableEntryBytes
+  const caches = () => cacheSizes(options, header.size, header.clusterSize, entryBytes)
   caches()
   return {
     caches,
     discards: discardPolicy(options, unmapAllowed),
     lazyRefcounts: options['lazy-refcounts'] ?? (header.compatible & Compatible.lazyRefcounts) !== 0,
+    discardNoUnref: options['discard-no-unref'] === true,
     protectedStructures: protectedStructures(options),
     encrypt: { format: options['encrypt.format'], keySecret: options['encrypt.key-secret'] },
   }
@@ -58,6 +62,9 @@ function checkOptions(options: RuntimeOptions, header: Qcow2Header): void {
       'EINVAL',
       'Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level',
     )
+  }
+  if (options['discard-no-unref'] === true && header.version < 3) {
+    throw blockError('EINVAL', 'discard-no-unref is only supported since qcow2 version 3')
   }
   const overlap = options['overlap-check']
   const template = options['overlap-check.template']

@@ -2,8 +2,7 @@ import { blockError } from '../../../errors/index.js'
 import { type BlockNode, type CreateContext, truncateNode } from '../../../graph/index.js'
 import type { OptionsOf } from '../../../options/index.js'
 import { maxBlocks, unallocated } from './block-map.js'
-import { defaultBlockBytes, headerBytes, ImageType, makeHeader, sectorBytes } from './header.js'
-import { maxDiskBytes } from './open.js'
+import { defaultBlockBytes, headerBytes, ImageType, makeHeader, maxDiskBytes, sectorBytes } from './header.js'
 import type { vdiCreateOptions } from './options.js'
 
 /**

@@ -4,6 +4,8 @@ export const headerBytes = 512
 export const sectorBytes = 512
 /** Blocks of the images we make, and the only size that QEMU knows. */
 export const defaultBlockBytes = 1 << 20
+/** QEMU's limit: 2^29 - 128 blocks of 1 MiB. */
+export const maxDiskBytes = 0x1fffff8000000
 
 const signature = 0xbeda107f
 const version11 = 0x00010001

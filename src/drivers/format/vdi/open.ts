@@ -3,13 +3,11 @@ import { readPadded } from '../../../formatkit/index.js'
 import type { OpenContext } from '../../../graph/index.js'
 import { takeOptions } from '../../../options/index.js'
 import { BlockMap, maxBlocks } from './block-map.js'
-import { headerBytes, sectorBytes, VdiHeader } from './header.js'
+import { headerBytes, maxDiskBytes, sectorBytes, VdiHeader } from './header.js'
 import { VdiImage } from './image.js'
 import { vdiOptions } from './options.js'
 import { BlockSpace } from './space.js'
 
-/** QEMU's limit: 2^29 - 128 blocks of 1 MiB. */
-export const maxDiskBytes = 0x1fffff8000000
 const qemuMaxBlocks = 0x1fffff80
 /** Smallest and largest block we open, bytes; QEMU knows 1 MiB only. */
 const blockRange = { min: 4096, max: 1 << 28 }

@@ -1,8 +1,7 @@
 import { blockError } from '../../../errors/index.js'
 import { truncateNode } from '../../../graph/index.js'
 import { maxBlocks, unallocated } from './block-map.js'
-import { headerBytes, ImageType, sectorBytes, VdiHeader } from './header.js'
-import { maxDiskBytes } from './open.js'
+import { headerBytes, ImageType, maxDiskBytes, sectorBytes, VdiHeader } from './header.js'
 import type { VdiParts } from './path.js'
 
 /** Bytes that are copied at a time. */

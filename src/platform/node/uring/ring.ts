@@ -166,7 +166,7 @@ export class Ring {
     sqes[base] = operation
     sqes[base + 1] = fd
     sqes[base + 2] = offset | 0
-    sqes[base + 3] = offset / 0x1_0000_0000
+    sqes[base + 3] = Math.floor(offset / 0x1_0000_0000)
     sqes[base + 4] = address | 0
     sqes[base + 5] = address / 0x1_0000_0000
     sqes[base + 6] = length

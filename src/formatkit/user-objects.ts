@@ -1,0 +1,15 @@
+import type { BlockLayer } from '../graph/index.js'
+import type { ObjectRequest } from '../options/index.js'
+import { addSecret } from './crypto/index.js'
+import { addTlsCredentials } from './tls/index.js'
+
+/** Makes the object that was asked for in the layer. @throws BlockError with QEMU's text; there is none then */
+export function defineObject(layer: BlockLayer, request: Exclude<ObjectRequest, { kind: 'help' }>): void {
+  if (request.kind === 'secret') {
+    addSecret(layer, request.secret)
+  } else if (request.kind === 'tls-creds') {
+    addTlsCredentials(layer, request.credentials)
+  } else {
+    layer.throttleGroups.add(request.throttleGroup.id, request.throttleGroup.values)
+  }
+}

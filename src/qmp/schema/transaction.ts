@@ -1,0 +1,52 @@
+import { defineTypes } from './define.js'
+
+/** Transactions, and the wrappers that older unions need. Names and members are QAPI's. */
+export const transactionTypes = defineTypes({
+  TransactionAction: {
+    union: { type: 'TransactionActionKind' },
+    tag: 'type',
+    branches: {
+      abort: 'AbortWrapper',
+      'block-dirty-bitmap-add': 'BlockDirtyBitmapAddWrapper',
+      'block-dirty-bitmap-remove': 'BlockDirtyBitmapWrapper',
+      'block-dirty-bitmap-clear': 'BlockDirtyBitmapWrapper',
+      'block-dirty-bitmap-enable': 'BlockDirtyBitmapWrapper',
+      'block-dirty-bitmap-disable': 'BlockDirtyBitmapWrapper',
+      'block-dirty-bitmap-merge': 'BlockDirtyBitmapMergeWrapper',
+      'blockdev-backup': 'BlockdevBackupWrapper',
+      'blockdev-snapshot': 'BlockdevSnapshotWrapper',
+      'blockdev-snapshot-internal-sync': 'BlockdevSnapshotInternalWrapper',
+      'blockdev-snapshot-sync': 'BlockdevSnapshotSyncWrapper',
+      'drive-backup': 'DriveBackupWrapper',
+    },
+  },
+  TransactionProperties: { struct: { '*completion-mode': 'ActionCompletionMode' } },
+  TransactionActionKind: {
+    enum: [
+      'abort',
+      'block-dirty-bitmap-add',
+      'block-dirty-bitmap-remove',
+      'block-dirty-bitmap-clear',
+      'block-dirty-bitmap-enable',
+      'block-dirty-bitmap-disable',
+      'block-dirty-bitmap-merge',
+      'blockdev-backup',
+      'blockdev-snapshot',
+      'blockdev-snapshot-internal-sync',
+      'blockdev-snapshot-sync',
+      'drive-backup',
+    ],
+    memberFeatures: { 'drive-backup': ['deprecated'] },
+  },
+  AbortWrapper: { struct: { data: 'Abort' } },
+  BlockDirtyBitmapAddWrapper: { struct: { data: 'BlockDirtyBitmapAdd' } },
+  BlockDirtyBitmapWrapper: { struct: { data: 'BlockDirtyBitmap' } },
+  BlockDirtyBitmapMergeWrapper: { struct: { data: 'BlockDirtyBitmapMerge' } },
+  BlockdevBackupWrapper: { struct: { data: 'BlockdevBackup' } },
+  BlockdevSnapshotWrapper: { struct: { data: 'BlockdevSnapshot' } },
+  BlockdevSnapshotInternalWrapper: { struct: { data: 'BlockdevSnapshotInternal' } },
+  BlockdevSnapshotSyncWrapper: { struct: { data: 'BlockdevSnapshotSync' } },
+  DriveBackupWrapper: { struct: { data: 'DriveBackup' } },
+  ActionCompletionMode: { enum: ['individual', 'grouped'] },
+  Abort: { struct: {} },
+})

@@ -1,0 +1,256 @@
+import { blockError, isBlockError, prefixed } from '../../errors/index.js'
+import { addBlockdev } from '../../graph/index.js'
+import { type OptionTree, parseJson, parseKeyval } from '../../options/index.js'
+import {
+  attachMonitor,
+  InputChecker,
+  JsonNumber,
+  parseChardev,
+  StorageDaemon,
+  type TypeOf,
+  type WireValue,
+} from '../../qmp/index.js'
+import { type ToolContext, ToolExit } from '../context.js'
+import { addObject } from '../objects.js'
+import { packageVersion, qemuVersion } from '../version.js'
+import { type DaemonArgument, readArguments } from './arguments.js'
+import { chardevHelp, helpText, versionText } from './help.js'
+
+/**
+ * `qemu-storage-daemon`: sets up what the command line asks for, in its order, and runs until a signal or
+ * the command `quit` ends it. Nothing is thrown, and nothing stays open.
+ *
+ * @param argv the arguments, without the program's name
+ */
+export async function run(argv: readonly string[], context: ToolContext): Promise<number> {
+  const { program, server: process } = context
+  let pidFile: string | undefined
+  let daemonize = false
+  const { early, inOrder } = readArguments(program, argv, (text) => context.stderr(`${text}\n`))
+  for (const { option, value } of early) {
+    switch (option) {
+      case 'h':
+        context.stdout(helpText(program))
+        return 0
+      case 'V':
+        context.stdout(versionText(program))
+        return 0
+      case 'daemonize':
+        daemonize = true
+        break
+      case 'pidfile':
+        pidFile = value
+        break
+      default:
+        return 1
+    }
+  }
+  if (daemonize && process !== undefined && !process.isForked) {
+    return await process.fork()
+  }
+  return await new DaemonRun(context, daemonize).run(inOrder, pidFile)
+}
+
+class DaemonRun {
+  readonly #context: ToolContext
+  readonly #daemonize: boolean
+  #end: () => void = () => undefined
+  readonly #ended: Promise<void>
+
+  constructor(context: ToolContext, daemonize: boolean) {
+    this.#context = context
+    this.#daemonize = daemonize
+    this.#ended = new Promise((resolve) => {
+      this.#end = resolve
+    })
+  }
+
+  async run(inOrder: readonly DaemonArgument[], pidFile: string | undefined): Promise<number> {
+    const { program, stderr, signal, server: process } = this.#context
+    const layer = await this.#context.createLayer((line) =>
+      stderr(line.startsWith('warning: ') ? `${program}: ${line}\n` : `${line}\n`),
+    )
+    const daemon = new StorageDaemon({
+      layer,
+      version: monitorVersion(),
+      quit: () => this.#end(),
+      stdio: this.#daemonize ? undefined : this.#stdio(),
+      onInternalError: (error) => stderr(`${program}: internal error: ${String(error)}\n`),
+    })
+    let code = 0
+    let wrotePidFile = false
+    process?.endsBySignal()
+    signal.addEventListener('abort', () => this.#end(), { once: true })
+    try {
+      for (const argument of inOrder) {
+        await this.#takeArgument(daemon, argument)
+      }
+      if (pidFile !== undefined) {
+        this.#writePidFile(pidFile)
+        wrotePidFile = process !== undefined
+      }
+      if (process?.isForked === true) {
+        process.ready(false)
+      }
+      if (!signal.aborted) {
+        await this.#ended
+      }
+    } catch (error) {
+      code = this.#failed(error)
+    }
+    try {
+      await daemon.close()
+      await layer.closeAll()
+    } catch (error) {
+      code = this.#failed(error)
+    }
+    if (wrotePidFile && pidFile !== undefined) {
+      removeFile(() => layer.host.files.unlink(pidFile))
+    }
+    return code
+  }
+
+  #failed(error: unknown): number {
+    if (error instanceof ToolExit) {
+      return error.code
+    }
+    const { program, stderr } = this.#context
+    const message = isBlockError(error)
+      ? error.message
+      : `internal error: ${error instanceof Error ? error.message : String(error)}`
+    stderr(`${program}: ${message}\n`)
+    if (isBlockError(error) && error.hint !== undefined) {
+      stderr(`${error.hint}\n`)
+    }
+    return 1
+  }
+
+  #writePidFile(path: string): void {
+    try {
+      this.#context.server?.writePidFile(path)
+    } catch (error) {
+      throw prefixed(error, 'cannot create PID file: ')
+    }
+  }
+
+  /** Standard input and output, of which one character device may make use. */
+  #stdio() {
+    const { source, sink } = this.#context
+    let last: Promise<void> = Promise.resolve()
+    return {
+      input: source,
+      write: (bytes: Uint8Array): Promise<void> => {
+        const copy = bytes.slice()
+        last = last
+          .then(() => sink.write(copy))
+          .catch((error: unknown) => {
+            if (!isBlockError(error)) {
+              throw error
+            }
+            // Nobody reads it any more.
+          })
+        return last
+      },
+    }
+  }
+
+  async #takeArgument(daemon: StorageDaemon, argument: DaemonArgument): Promise<void> {
+    try {
+      await this.#take(daemon, argument)
+    } catch (error) {
+      throw prefixed(error, `${argument.place}: `)
+    }
+  }
+
+  async #take(daemon: StorageDaemon, { option, value, place }: DaemonArgument): Promise<void> {
+    const { program, stdout, stderr } = this.#context
+    switch (option) {
+      case 'operand':
+        throw blockError('EINVAL', 'Unexpected argument')
+      case 'blockdev':
+        await addBlockdev(
+          daemon.layer,
+          readValue('BlockdevOptions', value, 'driver') as unknown as OptionTree,
+        )
+        break
+      case 'export':
+        await daemon.exports.add(readValue('BlockExportOptions', value, 'type'))
+        break
+      case 'nbd-server':
+        await daemon.exports.startNbdServer(readValue('NbdServerOptions', value))
+        break
+      case 'object': {
+        const lines = addObject(daemon.layer, value)
+        if (lines !== undefined) {
+          stdout(`${lines.join('\n')}\n`)
+          throw new ToolExit(0)
+        }
+        break
+      }
+      case 'chardev': {
+        const request = parseChardev(value)
+        if (request.kind === 'help') {
+          stdout(chardevHelp())
+          throw new ToolExit(0)
+        }
+        for (const { text, hint } of request.warnings) {
+          stderr(`${program}: ${place}: warning: ${text}\n${hint}\n`)
+        }
+        await daemon.chardevs.add(request.id, request.backend, (where) => {
+          stderr(`${program}: ${place}: info: QEMU waiting for connection on: ${where}\n`)
+        })
+        break
+      }
+      case 'monitor':
+        addMonitor(daemon, readValue('MonitorOptions', value, 'chardev'))
+        break
+      default:
+      // -T: there is nothing to trace.
+    }
+  }
+}
+
+function addMonitor(daemon: StorageDaemon, options: TypeOf<'MonitorOptions'>): void {
+  const device = daemon.chardevs.find(options.chardev)
+  if (device === undefined) {
+    throw blockError('ENOENT', `chardev "${options.chardev}" not found`)
+  }
+  if (options.mode === 'readline') {
+    throw blockError('ENOTSUP', 'Only QMP is supported')
+  }
+  attachMonitor(daemon.monitor, device, { pretty: options.pretty })
+}
+
+/** An option's argument, key-value text or JSON, as a value of the schema's. @throws BlockError with QEMU's text */
+function readValue<N extends string>(type: N, text: string, implied?: string): TypeOf<N> {
+  if (text.startsWith('{')) {
+    const value: WireValue = parseJson<JsonNumber>(text, (number) =>
+      /^-?\d+$/.test(number) && Number.isSafeInteger(Number(number))
+        ? Number(number)
+        : new JsonNumber(number),
+    )
+    return new InputChecker('json').value(type, value) as TypeOf<N>
+  }
+  const { value, help } = parseKeyval(text, implied)
+  if (help) {
+    throw blockError('EINVAL', 'Help is not available for this option')
+  }
+  return new InputChecker('keyval').value(type, value) as TypeOf<N>
+}
+
+/** The release that clients are to take us for, and who we are. */
+function monitorVersion() {
+  const [major = 0, minor = 0, micro = 0] = qemuVersion.split('.').map(Number)
+  return { qemu: { major, minor, micro }, package: `blockgraph ${packageVersion}` }
+}
+
+function removeFile(unlink: () => void): void {
+  try {
+    unlink()
+  } catch (error) {
+    if (!isBlockError(error)) {
+      throw error
+    }
+    // Somebody else has removed it.
+  }
+}
