@@ -216,7 +216,8 @@ export class QmpSession {
   }
 
   #send(message: object): Wait {
-    return this.#transport.write(`${wireText(message, this.#pretty)}\r\n`)
+    const text = `${wireText(message, this.#pretty)}\n`
+    return this.#transport.write(text.replaceAll('\n', '\r\n'))
   }
 }
 
