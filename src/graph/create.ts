@@ -20,6 +20,7 @@ function without(values: CreateValues, schema: OptionSchema): CreateValues {
  * Creates an image with `driver` (seed row 20). `values` may also hold options of the protocol
  * below, which are passed on to it. When it throws, files that did not exist before are gone again.
  *
+ * @returns names of further files of the image that did not exist before
  * @throws BlockError ENOTSUP `Driver '%s' does not support image creation`, or the driver's own.
  */
 export async function createWithDriver(
@@ -27,7 +28,7 @@ export async function createWithDriver(
   driver: BlockDriver,
   filename: string,
   values: CreateValues,
-): Promise<void> {
+): Promise<readonly string[]> {
   const module = await layer.loadDriver(driver)
   if (driver.createOptions === undefined || module.create === undefined) {
     throw blockError('ENOTSUP', `Driver '${driver.name}' does not support image creation`)
@@ -62,6 +63,7 @@ export async function createWithDriver(
         await layer.unref(node)
       }
     }
+    return created
   } catch (error) {
     if (driver.kind !== 'protocol' && !existed) {
       removeFile(layer, filename)

@@ -52,6 +52,8 @@ export interface BlockDriver {
   readonly mutableOptions?: readonly string[]
   /** Adds to the `options` of a reopen those of `old` that they do not replace. Default: all that are not given anew. */
   joinOptions?(options: OptionDict, old: OptionDict): void
+  /** Images of this driver contain their own name, or names derived from it: they are not made under another one. */
+  readonly namesItself?: boolean
   /** Options of `create`; absent means the driver cannot create. */
   readonly createOptions?: OptionSchema
   /** Options of `amend`; absent means nothing can be amended. */

@@ -1,5 +1,5 @@
 import { BlockError, errnoError, isBlockError } from '../errors/index.js'
-import { type BlockLayer, localPath, pathCombine, pathHasProtocol } from '../graph/index.js'
+import { type BlockDriver, type BlockLayer, localPath, pathCombine, pathHasProtocol } from '../graph/index.js'
 
 /** Longest file name most file systems take, bytes. */
 const maxNameBytes = 255
@@ -10,8 +10,8 @@ const maxNameBytes = 255
  * A plain file that does not exist yet is made under a temporary name in the same folder and gets its
  * own name when it is complete, so that nobody ever sees half of it, even if the process is killed.
  * Relative names in the image mean the same there. Everything else (devices, other protocols, files
- * that exist) is written in place: replacing an existing file would lose its permissions, its other
- * names and the locks of those who use it.
+ * that exist, images that contain their own name) is written in place: replacing an existing file would
+ * lose its permissions, its other names and the locks of those who use it.
  */
 export class NewImagePlace {
   /** The name to create and open. */
@@ -22,13 +22,14 @@ export class NewImagePlace {
   readonly #paths: { readonly work: string; readonly final: string } | undefined
   /** The path to remove if the image does not come to be. */
   readonly #removable: string | undefined
+  #further: readonly string[] = []
 
-  constructor(layer: BlockLayer, filename: string) {
+  constructor(layer: BlockLayer, driver: BlockDriver, filename: string) {
     this.#layer = layer
     this.#finalName = filename
     const path = localPath(layer, filename)
     const fresh = path !== undefined && isFree(layer, path)
-    const work = fresh ? temporaryName(layer, path) : undefined
+    const work = fresh && driver.namesItself !== true ? temporaryName(layer, path) : undefined
     this.workName = work ?? filename
     this.#paths = path !== undefined && work !== undefined ? { work, final: path } : undefined
     this.#removable = work ?? (fresh ? path : undefined)
@@ -37,6 +38,11 @@ export class NewImagePlace {
   /** Whether making the image destroys something. */
   get overwrites(): boolean {
     return this.#removable === undefined
+  }
+
+  /** Names of further files that belong to the image and did not exist before. */
+  hasMade(files: readonly string[]): void {
+    this.#further = files
   }
 
   /** The image is complete and closed: gives it its name. */
@@ -56,8 +62,11 @@ export class NewImagePlace {
   /** The image will not come to be: removes what there is of it, unless it existed before. */
   rollback(): void {
     const files = this.#layer.host.files
-    if (this.#removable !== undefined && files.stat(this.#removable)?.kind === 'regular') {
-      files.unlink(this.#removable)
+    const further = this.#further.map((name) => localPath(this.#layer, name))
+    for (const path of [this.#removable, ...further]) {
+      if (path !== undefined && files.stat(path)?.kind === 'regular') {
+        files.unlink(path)
+      }
     }
   }
 

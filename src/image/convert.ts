@@ -114,13 +114,13 @@ export async function convertSources(
   }
   const { driver } = values.target
   const filename = imageLabel(options.target)
-  const place = new NewImagePlace(layer, filename)
+  const place = new NewImagePlace(layer, driver, filename)
   if (options.compress === true && place.overwrites && !(await canCompress(layer, values))) {
     throw blockError('ENOTSUP', 'Compression not supported for this file format')
   }
   try {
     try {
-      await createWithDriver(layer, driver, place.workName, values.values())
+      place.hasMade(await createWithDriver(layer, driver, place.workName, values.values()))
     } catch (error) {
       throw prefixed(error, `${filename}: error while converting ${driver.name}: `)
     }

@@ -65,10 +65,10 @@ async function copyPart(
   const part = partOf(source.length, options)
   const bytes = part.end - part.start
   values.set('size', bytes)
-  const place = new NewImagePlace(layer, options.target)
+  const place = new NewImagePlace(layer, values.target.driver, options.target)
   try {
     try {
-      await createWithDriver(layer, values.target.driver, place.workName, values.values())
+      place.hasMade(await createWithDriver(layer, values.target.driver, place.workName, values.values()))
     } catch (error) {
       throw prefixed(error, `${options.target}: error while creating output image: `)
     }

@@ -148,10 +148,10 @@ async function growTarget(
     return undefined
   }
   values.set('size', 0)
-  const place = new NewImagePlace(layer, filename)
+  const place = new NewImagePlace(layer, values.target.driver, filename)
   try {
     try {
-      await createWithDriver(layer, values.target.driver, place.workName, values.values())
+      place.hasMade(await createWithDriver(layer, values.target.driver, place.workName, values.values()))
     } catch (error) {
       throw prefixed(error, `${filename}: error while converting ${format}: `)
     }

@@ -203,3 +203,36 @@ test('a stream whose directory stands at its end', async () => {
   const found = shop.json('info', shop.path('stream.vmdk')) as Record<string, unknown>
   expect(found.format).toBe('vmdk')
 })
+
+test('images know their own names, and a conversion that fails leaves none of their files', async () => {
+  fs.writeFileSync(shop.path('in.raw'), noise(1 << 20, 5))
+  const before = fs.readdirSync(shop.folder).sort()
+  const convert = (options: string, signal?: AbortSignal) =>
+    convertImage(shop.layer, {
+      sources: [{ filename: shop.path('in.raw'), format: 'raw' }],
+      target: shop.path('named.vmdk'),
+      format: 'vmdk',
+      options,
+      signal,
+    })
+  for (const [options, names] of [
+    ['subformat=monolithicSparse', ['named.vmdk']],
+    ['subformat=monolithicFlat', ['named-flat.vmdk', 'named.vmdk']],
+    ['subformat=twoGbMaxExtentSparse', ['named-s001.vmdk', 'named.vmdk']],
+  ] as const) {
+    await expect(convert(options, AbortSignal.abort())).rejects.toThrow()
+    expect(fs.readdirSync(shop.folder).sort()).toEqual(before)
+    await convert(options)
+    expect(
+      fs
+        .readdirSync(shop.folder)
+        .filter((name) => !before.includes(name))
+        .sort(),
+    ).toEqual(names)
+    expect(fs.readFileSync(shop.path('named.vmdk'), 'latin1')).toContain(`"${names[0]}"`)
+    shop.img('compare', '-f', 'vmdk', '-F', 'raw', shop.path('named.vmdk'), shop.path('in.raw'))
+    for (const name of names) {
+      fs.rmSync(shop.path(name))
+    }
+  }
+})

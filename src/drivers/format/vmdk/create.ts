@@ -3,15 +3,13 @@ import { blockError } from '../../../errors/index.js'
 import {
   type BlockNode,
   type CreateContext,
-  createFile,
   fullBackingFilename,
-  localPath,
   truncateNode,
 } from '../../../graph/index.js'
 import { OptionDict, type OptionsOf } from '../../../options/index.js'
 import { makeDescriptor } from './descriptor.js'
 import { VmdkImage } from './image.js'
-import { vmdkCreateOptions } from './options.js'
+import type { vmdkCreateOptions } from './options.js'
 import { Flag, newLayout, sectorBytes, sparseHeaderBytes } from './sparse-header.js'
 
 const subformats = [
@@ -59,29 +57,21 @@ export async function create(context: CreateContext): Promise<void> {
     throw blockError('ENOTSUP', "Flat image can't enable zeroed grain")
   }
   const parentCid = backing === undefined ? 0xffffffff : await parentId(context, backing)
-  const made: string[] = []
-  try {
-    await build(context, size, shape, made, (extents) => {
-      const heads = adapter === 'ide' ? 16 : 255
-      return makeDescriptor({
-        cid: new DataView(Uint8Array.from(context.host.randomBytes(4)).buffer).getUint32(0),
-        parentCid,
-        createType: shape.subformat,
-        parent: backing,
-        extents,
-        hardwareVersion: hardware,
-        cylinders: Math.floor(size / (63 * heads * sectorBytes)),
-        heads,
-        adapter,
-        toolsVersion: options.toolsversion ?? '2147483647',
-      })
+  await build(context, size, shape, (extents) => {
+    const heads = adapter === 'ide' ? 16 : 255
+    return makeDescriptor({
+      cid: new DataView(Uint8Array.from(context.host.randomBytes(4)).buffer).getUint32(0),
+      parentCid,
+      createType: shape.subformat,
+      parent: backing,
+      extents,
+      hardwareVersion: hardware,
+      cylinders: Math.floor(size / (63 * heads * sectorBytes)),
+      heads,
+      adapter,
+      toolsVersion: options.toolsversion ?? '2147483647',
     })
-  } catch (error) {
-    for (const path of made) {
-      context.host.files.unlink(path)
-    }
-    throw error
-  }
+  })
 }
 
 function shapeOf({ subformat = 'monolithicSparse', zeroed_grain = false }: Options): Shape {
@@ -124,10 +114,9 @@ async function build(
   context: CreateContext,
   size: number,
   shape: Shape,
-  made: string[],
   describe: (extents: string) => string,
 ): Promise<void> {
-  const { layer, filename } = context
+  const { filename } = context
   const kind = shape.flat ? 'FLAT' : 'SPARSE'
   const line = (bytes: number, path: string): string =>
     `RW ${bytes / sectorBytes} ${kind} "${baseName(path)}"${shape.flat ? ' 0' : ''}\n`
@@ -137,28 +126,15 @@ async function build(
     await writeText(file, sectorBytes, describe(line(size, filename)))
     return
   }
-  const others = Object.fromEntries(
-    Object.entries(context.options).filter(([name]) => !Object.hasOwn(vmdkCreateOptions, name)),
-  )
   let extents = ''
   for (let done = 0, index = 1; done < size; index++) {
     const bytes = shape.split ? Math.min(size - done, splitBytes) : size
     const path = extentName(filename, shape, index)
-    const local = localPath(layer, path)
-    const existed = local !== undefined && layer.host.files.stat(local) !== undefined
-    await createFile(layer, path, { ...others, size: 0 })
-    if (local !== undefined && !existed) {
-      made.push(local)
-    }
-    const node = await layer.open(path, new OptionDict(), { write: true, protocol: true })
-    try {
-      if (shape.flat) {
-        await truncateNode(node, bytes, { exact: false, preallocation: 'off', zero: false })
-      } else {
-        await initSparse(node, bytes, shape)
-      }
-    } finally {
-      await layer.unref(node)
+    const node = await context.createFurtherFile(path, 0)
+    if (shape.flat) {
+      await truncateNode(node, bytes, { exact: false, preallocation: 'off', zero: false })
+    } else {
+      await initSparse(node, bytes, shape)
     }
     extents += line(bytes, path)
     done += bytes

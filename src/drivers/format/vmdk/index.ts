@@ -7,6 +7,7 @@ export const vmdk: BlockDriver = {
   name: 'vmdk',
   kind: 'format',
   supportsBacking: true,
+  namesItself: true,
   options: vmdkOptions,
   createOptions: vmdkCreateOptions,
   probe: probeVmdk,
