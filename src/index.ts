@@ -72,6 +72,18 @@ export type {
   SnapshotWanted,
 } from './image/index.js'
 export { type AccountingOptions, IoAccounting } from './io/index.js'
+export {
+  BlockJob,
+  type BlockJobInfo,
+  Job,
+  type JobInfo,
+  type JobOnError,
+  type JobProgressInfo,
+  JobRegistry,
+  type JobStatus,
+  JobTransaction,
+  type JobType,
+} from './jobs/index.js'
 export * from './library/index.js'
 export { createReadStream, createWriteStream } from './node-streams.js'
 export { createNodeHost, type NodeHostOptions } from './platform/node/index.js'
