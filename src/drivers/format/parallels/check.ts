@@ -16,7 +16,7 @@ export async function checkImage(
   unclean: boolean,
   fix: CheckFix,
 ): Promise<{ result: CheckResult; unclean: boolean }> {
-  const { table, file, space } = parts
+  const { table, file } = parts
   const result: CheckResult = {
     corruptions: 0,
     leaks: 0,
@@ -53,7 +53,6 @@ export async function checkImage(
       table.inUse = false
       await table.store(file)
     }
-    space.prepare()
   }
   result.imageEndOffset = fix.errors && overlapping.length > 0 ? table.dataEnd() : end
   const behind = file.node.length - Math.max(result.imageEndOffset, parts.extensionEnd)
@@ -64,7 +63,12 @@ export async function checkImage(
     )
     result.leaks = count
     if (fix.leaks) {
-      await truncateTo(file, result.imageEndOffset)
+      if (table.extOffset !== 0 && parts.extensionEnd === 0) {
+        // It cannot be read and would be cut.
+        table.dropExtension()
+        await table.store(file)
+      }
+      await truncateTo(file, Math.max(result.imageEndOffset, parts.extensionEnd))
       result.leaksFixed = count
     }
   }
@@ -166,13 +170,16 @@ function lowerBound(sorted: Float64Array, value: number): number {
 }
 
 /** Gives each of these entries a cluster of its own with the same contents. */
-async function copyApart({ table, file, space }: ImageParts, indices: readonly number[]): Promise<void> {
+async function copyApart(
+  { table, file, space, extensionEnd }: ImageParts,
+  indices: readonly number[],
+): Promise<void> {
   if (indices.length === 0) {
     return
   }
   const { node } = file
   const { clusterSize } = table
-  space.prepare()
+  space.prepare(extensionEnd)
   const buffer = new Uint8Array(Math.min(copyBytes, clusterSize))
   const places: [index: number, offset: number][] = []
   for (const index of indices) {

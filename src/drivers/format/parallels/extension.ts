@@ -25,7 +25,7 @@ function magicAt(bytes: Uint8Array, offset: number): string {
 }
 
 /**
- * Reads the format extension: dirty bitmaps, which come up on the node, for reading only.
+ * Reads the format extension: dirty bitmaps, which come up on the node, for reading only, if `keep`.
  *
  * @returns the end of what belongs to the extension, bytes
  * @throws BlockError with QEMU's text; no bitmaps are left then
@@ -34,6 +34,7 @@ export async function loadExtension(
   context: OpenContext,
   table: ImageTable,
   length: number,
+  keep: boolean,
 ): Promise<number> {
   const { file } = context
   const { extOffset: offset, clusterSize } = table
@@ -58,6 +59,9 @@ export async function loadExtension(
   } catch (error) {
     loader.release()
     throw error
+  }
+  if (!keep) {
+    loader.release()
   }
   return loader.end
 }

@@ -1,5 +1,5 @@
 import { readU32LE, readU64LE } from '../../../bytes/index.js'
-import { blockError, ioError } from '../../../errors/index.js'
+import { blockError, ioError, isBlockError } from '../../../errors/index.js'
 import { readPadded } from '../../../formatkit/index.js'
 import type { OpenContext } from '../../../graph/index.js'
 import { maxLength } from '../../../io/index.js'
@@ -43,11 +43,26 @@ export async function open(context: OpenContext): Promise<ParallelsImage> {
   if (table.extOffset !== 0) {
     if (write) {
       host.warn('warning: Format Extension ignored in RW mode')
-    } else {
-      extensionEnd = await loadExtension(context, table, length)
+    }
+    if (!write) {
+      extensionEnd = await loadExtension(context, table, length, true)
+    } else if (flags.check) {
+      extensionEnd = await endOfExtension(context, table, length)
     }
   }
   return new ParallelsImage({ node, length, table, space, file, unclean: table.inUse, extensionEnd })
+}
+
+/** Where the extension ends, for a check that may cut the file; 0 for one that is of no use. */
+async function endOfExtension(context: OpenContext, table: ImageTable, length: number): Promise<number> {
+  try {
+    return await loadExtension(context, table, length, false)
+  } catch (error) {
+    if (!isBlockError(error)) {
+      throw error
+    }
+    return 0
+  }
 }
 
 function preallocationOf(options: OpenContext['options']): Preallocation {

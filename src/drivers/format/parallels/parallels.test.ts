@@ -243,6 +243,34 @@ test('bitmaps of a format extension come up on the node, for reading', async () 
   expect(contents(host)).toEqual(withBitmap())
 })
 
+test('a repair leaves the extension alone unless it is broken', async () => {
+  const tail = new Uint8Array(cluster)
+  for (const [broken, length] of [
+    [false, 5 * cluster],
+    [true, 3 * cluster],
+  ] as const) {
+    const bytes = withBitmap()
+    // Two entries share a place; the copy must not go where the extension is.
+    writeU32LE(bytes, 64 + 8, 2)
+    if (broken) {
+      bytes[3 * cluster] = 0
+    }
+    const { host, layer } = hostWith(Uint8Array.from([...bytes, ...tail]))
+    const image = await open(layer, true, true)
+    expect((await checkNode(image.node, { leaks: true, errors: false })).leaksFixed).toBe(broken ? 3 : 1)
+    await image.close()
+    expect(contents(host).length).toBe(length)
+    expect(readU64LE(contents(host), at.extOffset) !== 0).toBe(!broken)
+    const again = await open(layer, true, true)
+    expect((await checkNode(again.node, { leaks: false, errors: true })).corruptionsFixed).toBe(1)
+    await again.close()
+    const after = await open(layer, false)
+    expect(await firstBytes(after, 1, 2, 3)).toEqual([0x11, 0x11, 0x33])
+    expect([...after.node.dirtyBitmaps].length).toBe(broken ? 0 : 1)
+    await after.close()
+  }
+})
+
 test('the first write takes away bitmaps that would be wrong', async () => {
   const { host, layer, warnings } = hostWith(withBitmap())
   const idle = await open(layer)

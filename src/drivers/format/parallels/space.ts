@@ -34,11 +34,16 @@ export class ClusterSpace {
     this.#preallocation = preallocation
   }
 
-  /** Looks where the clusters end. Before {@link take}, and whenever something else has moved them. */
-  prepare(): void {
+  /**
+   * Looks where the clusters end. Before {@link take}, and whenever something else has moved them.
+   *
+   * @param floor new clusters stand behind this, bytes
+   */
+  prepare(floor = 0): void {
     const { node } = this.#file
     this.#spare.length = 0
-    this.#end = this.#table.dataEnd()
+    const { unit } = this.#table
+    this.#end = Math.max(this.#table.dataEnd(), Math.ceil(floor / unit) * unit)
     // What a crash may have left behind the last cluster is no zeroes.
     this.#clean = hasZeroInit(node) ? Math.max(this.#end, node.length) : Number.POSITIVE_INFINITY
   }
