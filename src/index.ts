@@ -11,6 +11,7 @@ import { qcow2CreateOptions } from './drivers/format/qcow2/options.js'
 import { rawCreateOptions } from './drivers/format/raw/options.js'
 import { vdiCreateOptions } from './drivers/format/vdi/options.js'
 import { vhdxCreateOptions } from './drivers/format/vhdx/options.js'
+import { vmdkCreateOptions } from './drivers/format/vmdk/options.js'
 import { vpcCreateOptions } from './drivers/format/vpc/options.js'
 import { fileCreateOptions } from './drivers/protocol/file/options.js'
 import { type BlockLayer, type BlockLayerOptions, createBlockLayer } from './graph/index.js'
@@ -71,6 +72,18 @@ export type {
   SnapshotWanted,
 } from './image/index.js'
 export { type AccountingOptions, IoAccounting } from './io/index.js'
+export {
+  BlockJob,
+  type BlockJobInfo,
+  Job,
+  type JobInfo,
+  type JobOnError,
+  type JobProgressInfo,
+  JobRegistry,
+  type JobStatus,
+  JobTransaction,
+  type JobType,
+} from './jobs/index.js'
 export * from './library/index.js'
 export { createReadStream, createWriteStream } from './node-streams.js'
 export { createNodeHost, type NodeHostOptions } from './platform/node/index.js'
@@ -91,6 +104,7 @@ const schemas = {
   luks: { ...fileCreateOptions, ...luksCreateSchema },
   vdi: { ...fileCreateOptions, ...vdiCreateOptions },
   vhdx: { ...fileCreateOptions, ...vhdxCreateOptions },
+  vmdk: { ...fileCreateOptions, ...vmdkCreateOptions },
   vpc: { ...fileCreateOptions, ...vpcCreateOptions },
 } as const
 

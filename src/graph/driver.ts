@@ -271,6 +271,8 @@ export interface CreateContext {
    * The core closes it afterwards.
    */
   createFile(size: number): Promise<BlockNode>
+  /** {@link createFile} for a further file of the image. */
+  createFurtherFile(filename: string, size: number): Promise<BlockNode>
 }
 
 export interface MeasureContext {
