@@ -8,7 +8,8 @@ export function controlCommands(context: CommandContext) {
   let schema: ReturnOf<'query-qmp-schema'> | undefined
   return defineHandlers({
     'query-version': () => context.version,
-    'query-commands': () => context.commands().map((name) => ({ name })),
+    // The command of the negotiation is listed although that is over.
+    'query-commands': () => ['qmp_capabilities', ...context.commands()].map((name) => ({ name })),
     'query-qmp-schema': () => {
       schema ??= introspect() as unknown as ReturnOf<'query-qmp-schema'>
       return schema

@@ -1,6 +1,11 @@
 import { execFileSync } from 'node:child_process'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { introspect } from '../../../src/qmp/index.js'
+import { startOurs, startTheirs } from './peers.js'
+import { call, record } from './transcript.js'
 
 interface Info {
   readonly name: string
@@ -53,4 +58,20 @@ test('query-qmp-schema: every command, event and type is as in the storage daemo
   const ours = JSON.parse(JSON.stringify(introspect())) as Info[]
   expect(ours).toHaveLength(theirs.length)
   expect(renumbered(ours)).toEqual(renumbered(theirs))
+})
+
+test('query-commands: the same commands', async () => {
+  const names: string[][] = []
+  for (const start of [startTheirs, startOurs]) {
+    const dir = mkdtempSync(join(tmpdir(), 'qmp-commands-'))
+    try {
+      await using peer = start(dir)
+      const [, answer = ''] = await record(peer, [call('query-commands')])
+      names.push((JSON.parse(answer) as { return: { name: string }[] }).return.map(({ name }) => name).sort())
+    } finally {
+      rmSync(dir, { recursive: true, force: true })
+    }
+  }
+  expect(names[1]).toEqual(names[0])
+  expect(names[0]).toHaveLength(74)
 })
