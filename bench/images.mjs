@@ -79,6 +79,7 @@ const makers = {
     })
   },
   'noise.qcow2': (path) => qemu('convert', '-O', 'qcow2', image('noise.raw'), path),
+  'overwritten.qcow2': (path) => copyFileSync(image('noise.qcow2'), path),
   /** 1 GiB of text and programs. */
   'mixed.raw': (path) => {
     const files = installedFiles(GiB)

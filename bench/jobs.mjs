@@ -8,7 +8,7 @@ const uring = { theirs: ['-i', 'io_uring'] }
 const scattered = ['-S', String(7919 * 4096)]
 const fresh = (name) => () => rmSync(name, { force: true })
 
-function reads(name, format, depth, count, more = []) {
+function requests(name, format, depth, count, more = []) {
   return () =>
     benchPair(
       ['-f', format, '-d', String(depth), '-c', String(count), ...scattered, ...more, image(name)],
@@ -23,13 +23,13 @@ function convert(from, source, to, ...more) {
 
 /** name: [least ratio wanted, makes the pair] */
 export const jobs = {
-  'raw 4 KiB reads, depth 1': [2.5, reads('noise.raw', 'raw', 1, 150000)],
-  'raw 4 KiB reads, depth 64': [2, reads('noise.raw', 'raw', 64, 150000)],
-  'qcow2 4 KiB reads, depth 1': [2, reads('noise.qcow2', 'qcow2', 1, 150000)],
-  'qcow2 4 KiB reads, depth 64': [1.5, reads('noise.qcow2', 'qcow2', 64, 150000)],
-  'qcow2 over 4 backing files, 4 KiB reads, depth 16': [1.5, reads('chain4.qcow2', 'qcow2', 16, 150000)],
-  'qcow2 4 KiB overwrites, depth 1': [2, reads('noise.qcow2', 'qcow2', 1, 100000, ['-w'])],
-  'qcow2 4 KiB overwrites, depth 64': [1.2, reads('noise.qcow2', 'qcow2', 64, 100000, ['-w'])],
+  'raw 4 KiB reads, depth 1': [2.5, requests('noise.raw', 'raw', 1, 150000)],
+  'raw 4 KiB reads, depth 64': [2, requests('noise.raw', 'raw', 64, 150000)],
+  'qcow2 4 KiB reads, depth 1': [2, requests('noise.qcow2', 'qcow2', 1, 150000)],
+  'qcow2 4 KiB reads, depth 64': [1.5, requests('noise.qcow2', 'qcow2', 64, 150000)],
+  'qcow2 over 4 backing files, 4 KiB reads, depth 16': [1.5, requests('chain4.qcow2', 'qcow2', 16, 150000)],
+  'qcow2 4 KiB overwrites, depth 1': [2, requests('overwritten.qcow2', 'qcow2', 1, 100000, ['-w'])],
+  'qcow2 4 KiB overwrites, depth 64': [1.2, requests('overwritten.qcow2', 'qcow2', 64, 100000, ['-w'])],
   'qcow2 allocating 64 KiB writes, depth 16': [
     1.2,
     () =>
@@ -38,7 +38,7 @@ export const jobs = {
         prepare: () => qemu('create', '-q', '-f', 'qcow2', 'fresh.qcow2', '1G'),
       }),
   ],
-  'raw 4 KiB reads, O_DIRECT, depth 64': [0.95, reads('noise.raw', 'raw', 64, 40000, ['-t', 'none'])],
+  'raw 4 KiB reads, O_DIRECT, depth 64': [0.95, requests('noise.raw', 'raw', 64, 40000, ['-t', 'none'])],
   'convert 1 GiB raw to qcow2': [1.2, convert('raw', 'noise.raw', 'qcow2')],
   'convert 1 GiB qcow2 to raw': [1.2, convert('qcow2', 'noise.qcow2', 'raw')],
   'convert 1 GiB raw to raw': [2, convert('raw', 'noise.raw', 'raw')],

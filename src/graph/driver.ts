@@ -144,6 +144,8 @@ export interface DriverState {
   allocatedSize?(): Maybe<number>
   info?(): DriverInfo
   /** QAPI `ImageInfoSpecific`: type and data, keys in QEMU's order. */
+  /** What `query-blockstats` shows of this driver alone, with `driver` added. */
+  statistics?(): OptionTree
   specificInfo?(): Maybe<SpecificInfo | undefined>
   snapshots?(): readonly SnapshotInfo[]
   readonly snapshotOperations?: SnapshotOperations

@@ -104,10 +104,21 @@ async function copyDown(active: BlockNode, base: BlockNode, options: CommitNodeO
       if (status.zero) {
         await settled(target.writeZeroes(offset, status.bytes, ReqFlags.mayUnmap))
       } else {
-        status.bytes = Math.min(status.bytes, chunkBytes)
-        await limit?.take(status.bytes, signal)
-        await settled(active.read(offset, status.bytes, buffer, 0, 0))
-        await settled(target.write(offset, status.bytes, buffer))
+        // The whole extent: asking for each piece anew would look at its tables again.
+        for (let done = 0; done < status.bytes; ) {
+          throwIfAborted(signal)
+          const bytes = Math.min(status.bytes - done, chunkBytes)
+          await limit?.take(bytes, signal)
+          await settled(active.read(offset + done, bytes, buffer, 0, 0))
+          await settled(target.write(offset + done, bytes, buffer))
+          done += bytes
+          progress?.(offset + done, length)
+          const pause = slice.breathe()
+          if (pause !== undefined) {
+            await pause
+          }
+        }
+        continue
       }
       const pause = slice.breathe()
       if (pause !== undefined) {

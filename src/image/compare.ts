@@ -101,9 +101,18 @@ class Side {
     this.#scanner = new SectorScanner(this.buffer)
   }
 
+  /** Where the extent that {@link status} describes ends, bytes. */
+  #known = 0
+
+  /** What is known of an extent is used for all of it: asking for each piece anew would look at its tables again. */
   async ask(offset: number, bytes: number): Promise<void> {
+    if (offset < this.#known) {
+      this.status.bytes = this.#known - offset
+      return
+    }
     try {
       await chainStatus(this.image.node, undefined, offset, bytes, 'zero', this.status)
+      this.#known = offset + this.status.bytes
     } catch (error) {
       throw blockError(codeOf(error), `Sector allocation test failed for ${this.label}`, {
         at: { operation: 'status', offset, bytes },

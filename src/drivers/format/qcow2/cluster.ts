@@ -248,7 +248,7 @@ export class ClusterWriter {
     if (!meta.lock.locked && ordered) {
       const slice = this.tables.writable(allocation.guest)
       if (slice !== undefined && (allocation.keeps || !this.replaces(slice, allocation))) {
-        if (plan.copied) {
+        if (plan.copied || meta.isDirty) {
           meta.l2.orderAfterFlush()
         }
         const wait = meta.isDirty ? undefined : meta.l2.orderAfter(meta.blocks)

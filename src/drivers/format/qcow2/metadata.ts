@@ -215,11 +215,14 @@ export class Qcow2Metadata {
     if (this.lazyRefcounts && !this.isDirty) {
       await this.#markDirty()
     }
-    if (!this.isDirty) {
-      const wait = this.l2.orderAfter(this.blocks)
-      if (wait !== undefined) {
-        await wait
-      }
+    if (this.isDirty) {
+      // No refcounts go first whose flush would take the data along.
+      this.l2.orderAfterFlush()
+      return
+    }
+    const wait = this.l2.orderAfter(this.blocks)
+    if (wait !== undefined) {
+      await wait
     }
   }
 
