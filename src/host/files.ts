@@ -123,6 +123,8 @@ export interface HostFiles {
   stat(path: string): FileStat | undefined
   unlink(path: string): void
   rename(from: string, to: string): void
+  /** Gives `to` the mode of `from`, and its owner where that is allowed. Absent: there are none. */
+  copyPermissions?(from: string, to: string): void
   /** Absolute path with links resolved; `undefined` if it does not exist. */
   realPath(path: string): string | undefined
   /** Creates an empty file with a unique name made from `prefix`, mode 0600, and returns its path (seed L439-469). */

@@ -11,6 +11,7 @@ export {
   commitImage,
   commitNode,
 } from './commit.js'
+export * from './compact.js'
 export * from './compare.js'
 export * from './contents/index.js'
 export { type ConvertOptions, type ConvertResult, convertImage } from './convert.js'

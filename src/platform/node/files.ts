@@ -105,6 +105,18 @@ export class NodeFiles implements HostFiles {
     })
   }
 
+  copyPermissions(from: string, to: string): void {
+    attempt(() => {
+      const { mode, uid, gid } = fs.statSync(from)
+      try {
+        fs.chownSync(to, uid, gid)
+      } catch {
+        // Only some may give files away.
+      }
+      fs.chmodSync(to, mode & 0o777)
+    })
+  }
+
   rename(from: string, to: string): void {
     attempt(() => {
       fs.renameSync(from, to)

@@ -15,6 +15,9 @@ const usages: Readonly<Record<string, string>> = {
   commit:
     '[--object objectdef] [--image-opts] [-f fmt] [-t cache] [-b base] [-r rate_limit] [-d] ' +
     '[-p | --progress=json] [-q] filename',
+  compact:
+    '[--object objectdef] [--image-opts] [-f fmt] [-c] [--output=ofmt] [-p | --progress=json] [-q] ' +
+    'filename [output_filename]',
   compare:
     '[--object objectdef] [--image-opts] [-f fmt] [-F fmt] [-T src_cache] [-p | --progress=json] ' +
     '[-q] [-s] [-U] filename1 filename2',

@@ -10,6 +10,7 @@ const commands: Readonly<Record<string, () => Promise<ImgCommand>>> = {
   bitmap: async () => (await import('./commands/bitmap.js')).bitmap,
   check: async () => (await import('./commands/check.js')).check,
   commit: async () => (await import('./commands/commit.js')).commit,
+  compact: async () => (await import('./commands/compact.js')).compact,
   compare: async () => (await import('./commands/compare.js')).compare,
   convert: async () => (await import('./commands/convert.js')).convert,
   create: async () => (await import('./commands/create.js')).create,

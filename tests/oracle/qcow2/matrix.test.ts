@@ -193,8 +193,9 @@ function shape(c: Case, map: string, { check, info, snapshots, contents }: Verdi
 /** The bits of every bitmap in an image, as dirty ranges. */
 async function bitmaps(c: Case, file: string): Promise<unknown[]> {
   const layer = createBlockLayer({ host: createNodeHost(), drivers: allDrivers })
-  const data =
-    c.dataFile === 'none' ? {} : { 'data-file.filename': path.join(path.dirname(file), 'image.data') }
+  // Its bit among the incompatible features; a converted copy has none.
+  const external = ((fs.readFileSync(file)[79] ?? 0) & 4) !== 0
+  const data = external ? { 'data-file.filename': path.join(path.dirname(file), 'image.data') } : {}
   const node = await layer.open(file, { driver: 'qcow2', ...data })
   const found: unknown[] = []
   for (const bitmap of node.dirtyBitmaps) {
