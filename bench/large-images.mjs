@@ -73,7 +73,7 @@ const tools = {
 function measure(program, args, input) {
   const { status, stderr } = spawnSync(
     '/usr/bin/time',
-    ['-q', '-f', '%e %M', '-o', 'time', program, ...args],
+    ['-q', '-f', '%e %U %S %M', '-o', 'time', program, ...args],
     {
       stdio: ['pipe', 'ignore', 'pipe'],
       input,
@@ -82,8 +82,8 @@ function measure(program, args, input) {
   if (status !== 0) {
     throw new Error(`${program} ${args.slice(0, 6).join(' ')}: exit ${status} ${stderr}`)
   }
-  const [seconds, memory] = readFileSync('time', 'utf8').trim().split(' ').map(Number)
-  return { seconds, memory }
+  const [seconds, user, system, memory] = readFileSync('time', 'utf8').trim().split(' ').map(Number)
+  return { seconds, cpu: user + system, memory }
 }
 
 function median(values) {
@@ -111,18 +111,21 @@ function compare(name, tool, args, input) {
     }
   }
   const of = (side, what) => median(runs[side].map((run) => run[what]))
-  const [seconds, memory] = ['seconds', 'memory'].map((what) => ({
+  const [seconds, cpu, memory] = ['seconds', 'cpu', 'memory'].map((what) => ({
     ours: of('ours', what),
     qemu: of('qemu', what),
   }))
+  const ratio = ({ ours, qemu }) => `${(ours / Math.max(0.01, qemu)).toFixed(2)} times`
   const mebi = (kibi) => `${Math.round(kibi / KiB)} MiB`
   console.log(
-    `${name}: ${seconds.ours.toFixed(2)} s, QEMU ${seconds.qemu.toFixed(2)} s` +
-      ` (${(seconds.ours / Math.max(0.01, seconds.qemu)).toFixed(2)} times);` +
-      ` ${mebi(memory.ours)}, QEMU ${mebi(memory.qemu)} (${(memory.ours / memory.qemu).toFixed(2)} times)`,
+    `${name}: ${seconds.ours.toFixed(2)} s, QEMU ${seconds.qemu.toFixed(2)} s (${ratio(seconds)});` +
+      ` CPU ${cpu.ours.toFixed(2)} s, QEMU ${cpu.qemu.toFixed(2)} s (${ratio(cpu)});` +
+      ` ${mebi(memory.ours)}, QEMU ${mebi(memory.qemu)} (${ratio(memory)})`,
   )
 }
 
+const empty = measure(process.execPath, ['-e', '0'])
+console.log(`node alone: ${empty.seconds.toFixed(2)} s, ${Math.round(empty.memory / KiB)} MiB`)
 for (const { name, file, size, make } of images) {
   if (!existsSync(file)) {
     rmSync(file, { force: true })

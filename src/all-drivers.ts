@@ -13,10 +13,12 @@ import { bochs } from './drivers/format/bochs/index.js'
 import { cloop } from './drivers/format/cloop/index.js'
 import { dmg } from './drivers/format/dmg/index.js'
 import { luks } from './drivers/format/luks/index.js'
+import { parallels } from './drivers/format/parallels/index.js'
 import { qcow2 } from './drivers/format/qcow2/index.js'
 import { raw } from './drivers/format/raw/index.js'
 import { vdi } from './drivers/format/vdi/index.js'
 import { vhdx } from './drivers/format/vhdx/index.js'
+import { vmdk } from './drivers/format/vmdk/index.js'
 import { vpc } from './drivers/format/vpc/index.js'
 import { file } from './drivers/protocol/file/index.js'
 import { hostDevice } from './drivers/protocol/host_device/index.js'
@@ -49,9 +51,11 @@ export const allDrivers: readonly BlockDriver[] = [
   vdi,
   vhdx,
   vpc,
+  vmdk,
   bochs,
   cloop,
   dmg,
+  parallels,
   vvfat,
   nbd,
   nbdTcp,

@@ -11,11 +11,19 @@ import { qcow2CreateOptions } from './drivers/format/qcow2/options.js'
 import { rawCreateOptions } from './drivers/format/raw/options.js'
 import { vdiCreateOptions } from './drivers/format/vdi/options.js'
 import { vhdxCreateOptions } from './drivers/format/vhdx/options.js'
+import { vmdkCreateOptions } from './drivers/format/vmdk/options.js'
 import { vpcCreateOptions } from './drivers/format/vpc/options.js'
 import { fileCreateOptions } from './drivers/protocol/file/options.js'
 import { type BlockLayer, type BlockLayerOptions, createBlockLayer } from './graph/index.js'
-import { bindLibrary, type Library } from './library/index.js'
+import {
+  bindLibrary,
+  type ConnectOptions,
+  connectMonitor,
+  type Library,
+  type QmpAddress,
+} from './library/index.js'
 import { createNodeHost } from './platform/node/index.js'
+import type { QmpClient } from './qmp/index.js'
 
 export { allDrivers } from './all-drivers.js'
 export { BlockError, type ErrnoName, type ErrorPlace, isBlockError } from './errors/index.js'
@@ -64,9 +72,31 @@ export type {
   SnapshotWanted,
 } from './image/index.js'
 export { type AccountingOptions, IoAccounting } from './io/index.js'
+export {
+  BlockJob,
+  type BlockJobInfo,
+  Job,
+  type JobInfo,
+  type JobOnError,
+  type JobProgressInfo,
+  JobRegistry,
+  type JobStatus,
+  JobTransaction,
+  type JobType,
+} from './jobs/index.js'
 export * from './library/index.js'
 export { createReadStream, createWriteStream } from './node-streams.js'
 export { createNodeHost, type NodeHostOptions } from './platform/node/index.js'
+export type {
+  ArgumentsOf,
+  CommandName,
+  EventDataOf,
+  EventName,
+  QmpClient,
+  QmpEvent,
+  QmpMethods,
+  ReturnOf,
+} from './qmp/index.js'
 
 const schemas = {
   raw: { ...fileCreateOptions, ...rawCreateOptions },
@@ -74,6 +104,7 @@ const schemas = {
   luks: { ...fileCreateOptions, ...luksCreateSchema },
   vdi: { ...fileCreateOptions, ...vdiCreateOptions },
   vhdx: { ...fileCreateOptions, ...vhdxCreateOptions },
+  vmdk: { ...fileCreateOptions, ...vmdkCreateOptions },
   vpc: { ...fileCreateOptions, ...vpcCreateOptions },
 } as const
 
@@ -110,3 +141,12 @@ export const imageInfo: Library<CreateSchemas>['imageInfo'] = library.imageInfo
 export const imageContents: Library<CreateSchemas>['imageContents'] = library.imageContents
 export const mapImage: Library<CreateSchemas>['mapImage'] = library.mapImage
 export const measureImage: Library<CreateSchemas>['measureImage'] = library.measureImage
+
+/**
+ * Connects to a QMP monitor, of `blockgraph-storage-daemon` or of any program of QEMU.
+ *
+ * @throws BlockError if nobody listens there, or nobody who speaks QMP
+ */
+export async function connectQmp(address: QmpAddress, options?: ConnectOptions): Promise<QmpClient> {
+  return await connectMonitor(createNodeHost().sockets, address, options)
+}

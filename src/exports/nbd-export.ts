@@ -102,7 +102,8 @@ export class NbdExport implements ServedExport {
     }
     const backend = new Backend(layer, {
       perm: Perm.consistentRead | (writable ? Perm.write : 0),
-      shared: Perm.all,
+      // Clients are told the length once.
+      shared: Perm.all & ~Perm.resize,
       writeThrough: options.writeThrough ?? false,
     })
     backend.allowAioContextChange = true
@@ -111,7 +112,7 @@ export class NbdExport implements ServedExport {
       const bitmaps = (options.bitmaps ?? []).map((wanted) => {
         const bitmap = typeof wanted === 'string' ? findInChain(node, wanted) : lookupIn(layer, wanted)
         bitmap.check({ readonly: true })
-        if (!writable && bitmap.enabled) {
+        if (!writable && !node.readOnly && bitmap.enabled) {
           throw blockError(
             'EINVAL',
             `Enabled bitmap '${bitmap.name ?? ''}' incompatible with readonly export`,

@@ -31,6 +31,8 @@ export class CachedTable {
 /** The edge to the file: the node at its end may be replaced while the cache is in use. */
 export interface TableFile {
   readonly node: IoNode
+  /** Makes durable what was written elsewhere, where the tables refer to another file. */
+  flushData?(): Wait
 }
 
 interface Pending {
@@ -72,6 +74,8 @@ export class TableCache {
   #newest: CachedTable | undefined = undefined
   #oldest: CachedTable | undefined = undefined
   #spare: Uint8Array | undefined = undefined
+  /** See {@link dropUnused}. */
+  #marker: CachedTable | undefined = undefined
   #dependency: TableCache | undefined = undefined
   #afterFlush = false
 
@@ -218,6 +222,31 @@ export class TableCache {
     }
   }
 
+  /**
+   * Lets go of the tables that nobody looked up since the last call. A marker in the order of use tells
+   * them from the others, so that looking up costs nothing.
+   */
+  dropUnused(): void {
+    const marker = this.#marker
+    if (marker === undefined) {
+      this.#marker = new CachedTable(-1, new Uint8Array(0))
+      this.#marker.pins = 1
+      this.#link(this.#marker)
+      return
+    }
+    let table = this.#oldest
+    while (table !== undefined && table !== marker) {
+      const { newer } = table
+      if (!table.dirty && table.pins === 0) {
+        this.#remove(table)
+      }
+      table = newer
+    }
+    this.#spare = undefined
+    this.#unlink(marker)
+    this.#link(marker)
+  }
+
   /** {@link discard} for every table in `[offset, +bytes)`. */
   discardRange(offset: number, bytes: number): void {
     for (let at = offset; at < offset + bytes; at += this.tableBytes) {
@@ -278,6 +307,12 @@ export class TableCache {
       const wait = this.#file.node.flush()
       if (wait !== undefined) {
         await wait
+      }
+    }
+    if (this.#afterFlush) {
+      const data = this.#file.flushData?.()
+      if (data !== undefined) {
+        await data
       }
     }
     this.#dependency = undefined

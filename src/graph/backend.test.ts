@@ -227,7 +227,7 @@ test('query-blockstats: devices, or nodes; histograms by device', async () => {
   const anonymous = new Backend(layer, { perm: Perm.consistentRead })
   expect(queryBlockStats(layer).map((entry) => entry.device)).toEqual(['drive0'])
   expect(queryBlockStats(layer, true).map((entry) => entry['node-name'])).toEqual(
-    layer.names.list().map(({ name }) => name),
+    [...layer.names.nodes()].map(({ name }) => name),
   )
   setLatencyHistogram(layer, { device: 'drive0' }, { all: [10, 100], flush: [5] })
   await backend.read(0, 512, new Uint8Array(512))

@@ -15,7 +15,7 @@ const prefixes: Readonly<Record<AccountedKind, string>> = {
   unmap: 'unmap',
 }
 
-const none = new IoAccounting({ clock: () => 0 })
+const none = new IoAccounting({ clock: () => 0, accountInvalid: false, accountFailed: false })
 
 function timedStats({ length, latency }: AccountingInterval, now: number): OptionTree {
   const out: Record<string, number> = { interval_length: length }
@@ -83,14 +83,18 @@ function storageChild(node: BlockNode): BlockNode | undefined {
   return data.length === 1 ? data[0]?.node : undefined
 }
 
-/** QAPI `BlockStats` of a node and of what is below it. */
-export function nodeStats(node: BlockNode): OptionTree {
+/** QAPI `BlockStats` of a node and of what is below it; of its backing file only if asked to. */
+export function nodeStats(node: BlockNode, withBacking = true): OptionTree {
   const storage = storageChild(node)
+  const specific = node.state?.statistics?.()
   return {
     'node-name': node.name,
+    ...(specific === undefined
+      ? {}
+      : { 'driver-specific': { driver: node.driver?.name ?? '', ...specific } }),
     stats: blockDeviceStats(node.accounting, node.highestWrite),
-    ...(storage === undefined ? {} : { parent: nodeStats(storage) }),
-    ...(node.backing === undefined ? {} : { backing: nodeStats(node.backing) }),
+    ...(storage === undefined ? {} : { parent: nodeStats(storage, withBacking) }),
+    ...(node.backing === undefined || !withBacking ? {} : { backing: nodeStats(node.backing) }),
   }
 }
 
@@ -108,7 +112,7 @@ export function backendStats(backend: Backend): OptionTree {
 /** `query-blockstats`: one entry for each device with a name or a device model, or for each node. */
 export function queryBlockStats(layer: BlockLayer, queryNodes = false): OptionTree[] {
   if (queryNodes) {
-    return layer.names.list().map(nodeStats)
+    return [...layer.names.nodes()].map((node) => nodeStats(node, false))
   }
   return [...layer.backends]
     .filter(({ name, device }) => name !== '' || device.model !== undefined)

@@ -33,18 +33,25 @@ export async function createWithDriver(
     throw blockError('ENOTSUP', `Driver '${driver.name}' does not support image creation`)
   }
   const opened: BlockNode[] = []
+  const created: string[] = []
+  const createAndOpen = async (name: string, size: number): Promise<BlockNode> => {
+    const existed = fileExists(layer, name)
+    // What the format has an option for is not the protocol's business, even under the same name.
+    await createFile(layer, name, { ...without(values, driver.createOptions ?? {}), size })
+    if (!existed && name !== filename) {
+      created.push(name)
+    }
+    const node = await layer.open(name, new OptionDict(), { write: true, protocol: true })
+    opened.push(node)
+    return node
+  }
   const context: CreateContext = {
     layer,
     host: layer.host,
     filename,
     options: values,
-    createFile: async (size) => {
-      // What the format has an option for is not the protocol's business, even under the same name.
-      await createFile(layer, filename, { ...without(values, driver.createOptions ?? {}), size })
-      const node = await layer.open(filename, new OptionDict(), { write: true, protocol: true })
-      opened.push(node)
-      return node
-    },
+    createFile: (size) => createAndOpen(filename, size),
+    createFurtherFile: createAndOpen,
   }
   const existed = driver.kind !== 'protocol' && fileExists(layer, filename)
   try {
@@ -58,6 +65,9 @@ export async function createWithDriver(
   } catch (error) {
     if (driver.kind !== 'protocol' && !existed) {
       removeFile(layer, filename)
+    }
+    for (const name of created) {
+      removeFile(layer, name)
     }
     if (isBlockError(error) && error.message === strerror(error.code)) {
       throw blockError(error.code, `Could not create image: ${error.message}`, { cause: error })

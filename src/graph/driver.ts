@@ -144,6 +144,8 @@ export interface DriverState {
   allocatedSize?(): Maybe<number>
   info?(): DriverInfo
   /** QAPI `ImageInfoSpecific`: type and data, keys in QEMU's order. */
+  /** What `query-blockstats` shows of this driver alone, with `driver` added. */
+  statistics?(): OptionTree
   specificInfo?(): Maybe<SpecificInfo | undefined>
   snapshots?(): readonly SnapshotInfo[]
   readonly snapshotOperations?: SnapshotOperations
@@ -269,6 +271,8 @@ export interface CreateContext {
    * The core closes it afterwards.
    */
   createFile(size: number): Promise<BlockNode>
+  /** {@link createFile} for a further file of the image. */
+  createFurtherFile(filename: string, size: number): Promise<BlockNode>
 }
 
 export interface MeasureContext {

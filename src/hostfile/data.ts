@@ -2,6 +2,7 @@ import { codeOf } from '../errors/index.js'
 import type { HostFile } from '../host/index.js'
 import { type DirectPath, type ExtentSink, type IoNode, type RangeResult, ReqFlags } from '../io/index.js'
 import type { Maybe, Wait } from '../sched/index.js'
+import { DiscardCounts } from './discard-counts.js'
 import { FileExtents } from './extents.js'
 
 /** Runs an operation of the platform; errnos in `tolerated` count as "not possible here". */
@@ -25,6 +26,7 @@ export abstract class HostFileData implements DirectPath {
   /** Changed when the file is opened again with another access mode. */
   file: HostFile
   protected readonly node: IoNode
+  readonly discards = new DiscardCounts()
 
   constructor(node: IoNode, file: HostFile) {
     this.node = node
@@ -94,11 +96,12 @@ export class RegularFileData extends HostFileData {
     if (!this.#canPunch) {
       return undefined
     }
-    return settle(
+    const wait = settle(
       this.#noted(this.file.punchHole(offset, bytes), 'punch', wholeBlocks(offset, bytes)),
       bytes,
       out,
     )
+    return this.discards.note(wait, bytes, out)
   }
 
   status(offset: number, bytes: number, want: 'zero' | 'allocation', out: ExtentSink): Wait {
@@ -240,7 +243,7 @@ export class DeviceData extends HostFileData {
     if (done === false) {
       this.#canDiscard = false
     }
-    return settle(done, bytes, out)
+    return this.discards.note(settle(done, bytes, out), bytes, out)
   }
 
   forgetExtents(): void {

@@ -11,7 +11,7 @@ import {
 } from '../graph/index.js'
 import type { HostFile, HostThread } from '../host/index.js'
 import { type BlockLimits, type FlushPath, type IoNode, ReqFlags } from '../io/index.js'
-import { takeOptions } from '../options/index.js'
+import { type OptionTree, takeOptions } from '../options/index.js'
 import type { Maybe, Wait } from '../sched/index.js'
 import { DeviceData, type HostFileData, RegularFileData } from './data.js'
 import { type KernelCopyPlace, type KernelCopyTarget, kernelCopyPlace } from './kernel-copy.js'
@@ -214,6 +214,10 @@ export class HostFileState implements DriverState, KernelCopyTarget {
 
   allocatedSize(): number {
     return this.file.stat().allocated
+  }
+
+  statistics(): OptionTree {
+    return this.direct.discards.stats()
   }
 
   info(): DriverInfo {

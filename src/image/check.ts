@@ -102,6 +102,10 @@ export async function checkImage(image: Backend, options: CheckImageOptions = {}
 /** A check that could not be done: a bare errno gets QEMU's text. */
 function failed(error: unknown): never {
   const code = codeOf(error)
+  if (code === 'ENOTSUP' && error instanceof Error && error.message === strerror(code)) {
+    // Drivers that check but do not repair say so.
+    throw blockError(code, 'This image format does not support checks', { cause: error })
+  }
   if (code !== 'ECANCELED' && error instanceof Error && error.message === strerror(code)) {
     throw blockError(code, `Check failed: ${error.message}`, { cause: error })
   }

@@ -97,11 +97,13 @@ class ExtentFinder {
     let depth = 0
     let length = bytes
     let decided = false
+    /** The host space that the layer above has there all the same. */
+    let above: { offset?: number; filename?: string } = {}
     for (let node = skipFilters(this.#top); node !== undefined; ) {
       await this.#ask(node, offset, length)
       if (status.bytes === 0) {
         // This layer ends before: the one above it shows zeroes.
-        return { start: offset, length, depth: depth - 1, ...nobodys, zero: true }
+        return { start: offset, length, depth: depth - 1, ...nobodys, zero: true, ...above }
       }
       length = status.bytes
       if (status.zero || status.data) {
@@ -112,14 +114,13 @@ class ExtentFinder {
       if (below === undefined) {
         break
       }
+      above = this.#place()
       node = below
       depth++
     }
     if (!decided) {
       return { start: offset, length, depth, ...nobodys }
     }
-    const place =
-      status.node === undefined ? {} : { offset: status.offset, filename: this.#nameOf(status.node) }
     return {
       start: offset,
       length,
@@ -128,8 +129,13 @@ class ExtentFinder {
       zero: status.zero,
       data: status.data,
       compressed: status.compressed,
-      ...place,
+      ...this.#place(),
     }
+  }
+
+  #place(): { offset?: number; filename?: string } {
+    const { node, offset } = this.#status
+    return node === undefined ? {} : { offset, filename: this.#nameOf(node) }
   }
 
   async #ask(node: BlockNode, offset: number, bytes: number): Promise<void> {

@@ -107,8 +107,8 @@ class FirstExtent implements ExtentSink {
     return this.#add(bytes, false, true, false, node, offset ?? 0, 0)
   }
 
-  unallocated(bytes: number): boolean {
-    return this.#add(bytes, false, false, false, undefined, 0, 0)
+  unallocated(bytes: number, node?: IoNode, offset?: number): boolean {
+    return this.#add(bytes, false, false, false, node, offset ?? 0, 0)
   }
 
   encoded(bytes: number): boolean {

@@ -12,8 +12,11 @@ export interface ExtentSink {
   data(bytes: number, node: IoNode, offset: number, flags: number): boolean
   /** Reads as zeroes. `node`/`offset` are given when host clusters stand behind it all the same. */
   zero(bytes: number, node?: IoNode, offset?: number): boolean
-  /** Not in this layer: read through to the backing node, or zeroes without one. */
-  unallocated(bytes: number): boolean
+  /**
+   * Not in this layer: read through to the backing node, or zeroes without one. `node`/`offset` are
+   * given when host space stands by all the same.
+   */
+  unallocated(bytes: number, node?: IoNode, offset?: number): boolean
   /** Must be decoded by the driver (`readEncoded`), such as a compressed cluster. */
   encoded(bytes: number, cookie: number): boolean
 }

@@ -4,7 +4,7 @@ import {
   type BlockNode,
   checkNotBlocked,
   type DirtyBitmap,
-  deviceOrNodeName,
+  deviceName,
   drain,
   isInserted,
   Perm,
@@ -185,7 +185,7 @@ function checkNodes({ node, target, compress }: BackupOptions): void {
     }
   }
   if (compress === true && !target.canWriteCompressed) {
-    throw blockError('EINVAL', `Compression is not supported for this drive ${deviceOrNodeName(target)}`)
+    throw blockError('EINVAL', `Compression is not supported for this drive ${deviceName(target)}`)
   }
   checkNotBlocked(node, 'backup-source')
   checkNotBlocked(target, 'backup-target')

@@ -63,8 +63,13 @@ export class BlockJob extends Job {
 
   /** @throws BlockError as Job does, `Parameter 'speed' expects a non-negative value` */
   constructor(home: JobHome, driver: BlockJobDriver, options: BlockJobOptions = {}) {
-    checkSpeed(options.speed ?? 0)
     super(home, driver, options)
+    try {
+      checkSpeed(options.speed ?? 0)
+    } catch (error) {
+      this.discard()
+      throw error
+    }
     this.#blockDriver = driver
     this.limiter = new RateLimiter(home.clock)
     this.limiter.speed = options.speed ?? 0

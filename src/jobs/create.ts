@@ -103,6 +103,8 @@ async function createFormat(layer: BlockLayer, driver: BlockDriver, options: Opt
         await user.setPermissions(0, Perm.all)
         return file
       },
+      // Further files are there already as well: QAPI names their nodes.
+      createFurtherFile: async (name) => layer.lookup(name, name),
     })
   } finally {
     await user.close()

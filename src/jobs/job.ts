@@ -2,7 +2,15 @@ import { type BlockError, blockError, ioError, isBlockError, strerror } from '..
 import type { OptionTree } from '../options/index.js'
 import { type Clock, type Maybe, TimeSlice, type Wait } from '../sched/index.js'
 import { JobProgress } from './progress.js'
-import { checkVerb, isCompleted, type JobStatus, type JobType, type JobVerb, mayFollow } from './states.js'
+import {
+  accepts,
+  checkVerb,
+  isCompleted,
+  type JobStatus,
+  type JobType,
+  type JobVerb,
+  mayFollow,
+} from './states.js'
 import { JobTransaction } from './transaction.js'
 
 /** What a kind of job does. `run` does the work; the rest is called at its moments, if it is there. */
@@ -78,6 +86,7 @@ export class Job {
   /** Parts of the work during which drains do not wait for it. */
   #changingGraph = 0
   #rest: { readonly kind: Rest; readonly wake: () => void } | undefined = undefined
+  readonly #releases: (() => Maybe<void>)[] = []
   #quiet: (() => void)[] = []
   #over: (() => void)[] = []
   #completed: (() => void)[] = []
@@ -273,6 +282,13 @@ export class Job {
   cancel(force = true): void {
     this.#check('cancel')
     this.#cancel(force)
+  }
+
+  /** Gives the job up by force if it is not over, or as good as over. */
+  cancelIfPossible(): void {
+    if (accepts(this.#status, 'cancel')) {
+      this.#cancel(true)
+    }
   }
 
   #cancel(force: boolean): void {
@@ -521,6 +537,9 @@ export class Job {
     }
     await this.#step(() => this.driver.clean?.(this))
     await this.#step(() => this.released())
+    for (const release of this.#releases.splice(0)) {
+      await this.#step(release)
+    }
     if (this.#started) {
       if (this.isCancelled) {
         this.announceCancelled()
@@ -541,6 +560,15 @@ export class Job {
     }
   }
 
+  /** Has `release` called at the end of the job, however it ends: what was lent to it is free again. */
+  atEnd(release: () => Maybe<void>): void {
+    if (this.#status === 'concluded' || this.#status === 'null') {
+      void this.#step(release)
+    } else {
+      this.#releases.push(release)
+    }
+  }
+
   /** Lets go of what the job held. */
   protected released(): Maybe<void> {}
 
@@ -549,7 +577,9 @@ export class Job {
       await run()
     } catch (error) {
       this.fail(error)
-      this.updateResult()
+      if (mayFollow(this.#status, 'aborting')) {
+        this.updateResult()
+      }
     }
   }
 

@@ -472,6 +472,7 @@ class Mirror implements BlockJobDriver {
     const held = [node, target].map((one) => layer.ref(one))
     await this.#hold(job)
     const section = await drain([target])
+    let pivoted = false
     try {
       if (this.#targetIsBacking) {
         unfreezeChain(filter, target)
@@ -486,6 +487,7 @@ class Mirror implements BlockJobDriver {
           await this.#setBacking()
           if (this.#shouldComplete) {
             await this.#pivot(this.#replaced ?? node)
+            pivoted = true
           }
         }
       } finally {
@@ -496,7 +498,8 @@ class Mirror implements BlockJobDriver {
         if (below !== undefined) {
           await replaceNode(filter, below)
         }
-        if (aborting && baseWasReadOnly && !target.readOnly) {
+        // Also after a soft cancel, where QEMU forgets it.
+        if (baseWasReadOnly && !pivoted && !target.readOnly) {
           await reopenSetReadOnly(target, true)
         }
       }

@@ -101,9 +101,7 @@ export class JobRegistry implements JobHome {
   /** Cancels every job by force and waits until all are gone, also those that nobody has dismissed. */
   async cancelAll(): Promise<void> {
     for (const job of this.jobs) {
-      if (accepts(job.status, 'cancel')) {
-        job.cancel(true)
-      }
+      job.cancelIfPossible()
       await job.wait().catch(() => undefined)
       if (accepts(job.status, 'dismiss')) {
         job.dismiss()

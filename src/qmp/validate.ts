@@ -163,13 +163,7 @@ export class InputChecker {
     const [first] =
       others.length > 1 ? qdictOrder(Object.keys(value)).filter((k) => others.includes(k)) : others
     if (first !== undefined) {
-      const inner = value[first]
-      const path = member(at, first).path
-      fail(
-        this.#kind === 'keyval' && (Array.isArray(inner) || isWireObject(inner))
-          ? `Parameters '${path}.*' are unexpected`
-          : `Parameter '${path}' is unexpected`,
-      )
+      fail(`Parameter '${member(at, first).path}' is unexpected`)
     }
   }
 

@@ -126,6 +126,23 @@ const short: Readonly<Record<string, Workload>> = {
     backed: true,
     steps: [...writes, ['amend', { backing_file: '/base', backing_fmt: 'raw' }], ['write', 1, 2]],
   },
+  'lazy refcounts': {
+    options: { cluster_size: 512, lazy_refcounts: true },
+    steps: [...writes, ['discard', 0, 4], ['write', 30, 3], ['flush'], ['write', 50, 2]],
+  },
+  'lazy refcounts over a backing file': {
+    options: { cluster_size: 2048, lazy_refcounts: true },
+    backed: true,
+    steps: [['write', 1, 2], ['write', 21, 1], ['flush'], ['write', 9, 5], ['unmap', 0, 4], ['write', 2, 1]],
+  },
+  'lazy refcounts and a snapshot': {
+    options: { cluster_size: 2048, lazy_refcounts: true },
+    steps: [...writes, ['snapshot', 'one'], ['write', 1, 2], ['flush'], ['write', 21, 1], ['delete', 'one']],
+  },
+  'a snapshot, parts of clusters': {
+    options: { cluster_size: 2048 },
+    steps: [...writes, ['snapshot', 'one'], ['write', 1, 2], ['flush'], ['write', 21, 1], ['apply', 'one']],
+  },
   commit: {
     options: { cluster_size: 1024 },
     backed: true,
@@ -142,6 +159,7 @@ function randomWorkload(seed: number): Workload {
     cluster_size: [512, 1024, 4096][below(3)] ?? 512,
     compat: old ? '0.10' : '1.1',
     refcount_bits: old ? 16 : ([16, 8, 4, 64][below(4)] ?? 16),
+    lazy_refcounts: !old && below(4) === 0,
   }
   const steps = Array.from({ length: 60 }, (): Step => {
     const first = below(guestSectors)
@@ -234,7 +252,7 @@ async function inspect(
   contents: Uint8Array,
   base: Uint8Array | undefined,
   possible: Possible,
-  flagsMayLag: boolean,
+  { flagsMayLag, lazy }: Recorded,
 ): Promise<string | undefined> {
   const host = new MemoryHost({ codecs })
   host.put(imagePath, contents)
@@ -242,6 +260,10 @@ async function inspect(
     host.put(basePath, base)
   }
   const layer = createBlockLayer({ host, drivers: allDrivers })
+  if (lazy) {
+    // Whoever opens it for writing repairs it.
+    await layer.unref(await layer.open(imagePath, { driver: 'qcow2' }, { write: true }))
+  }
   const node = await layer.open(imagePath, { driver: 'qcow2' })
   try {
     const check = await checkNode(node, { leaks: false, errors: false })
@@ -284,7 +306,11 @@ async function inspect(
 }
 
 /** What QEMU's check says against an image, if it is more than leaks. */
-function judge(contents: Uint8Array, base: Uint8Array | undefined, flagsMayLag: boolean): string | undefined {
+function judge(
+  contents: Uint8Array,
+  base: Uint8Array | undefined,
+  { flagsMayLag, lazy }: Recorded,
+): string | undefined {
   const file = path.join(folder, 'image')
   fs.writeFileSync(file, contents)
   // The image names its base by a path that exists only in memory.
@@ -292,7 +318,9 @@ function judge(contents: Uint8Array, base: Uint8Array | undefined, flagsMayLag: 
     base === undefined
       ? file
       : `json:${JSON.stringify({ driver: 'qcow2', file: { driver: 'file', filename: file }, backing: null })}`
-  const { status, stderr, error } = spawnSync('qemu-img', ['check', name], { encoding: 'utf8' })
+  const { status, stderr, error } = spawnSync('qemu-img', ['check', ...(lazy ? ['-r', 'all'] : []), name], {
+    encoding: 'utf8',
+  })
   if (error !== undefined) {
     throw error
   }
@@ -311,7 +339,7 @@ interface Tried {
 }
 
 async function replay(recorded: Recorded, exhaustive: number, budget: number, seed: number): Promise<Tried> {
-  const { log, base, history, flagsMayLag } = recorded
+  const { log, base, history } = recorded
   const random = seeded(seed)
   const start = history[0]?.at ?? 0
   const tried: Tried = { states: 0, judged: 0 }
@@ -337,8 +365,8 @@ async function replay(recorded: Recorded, exhaustive: number, budget: number, se
     }
     const below = base?.contents(state.issued, random() < 0.5)
     const problem =
-      (await inspect(state.contents, below, possible, flagsMayLag)) ??
-      (tried.states % judged === 0 ? judge(state.contents, below, flagsMayLag) : undefined)
+      (await inspect(state.contents, below, possible, recorded)) ??
+      (tried.states % judged === 0 ? judge(state.contents, below, recorded) : undefined)
     expect(problem, `operation ${state.issued} of ${log.length}, flush ${state.flushes}`).toBeUndefined()
     tried.judged += tried.states % judged === 0 ? 1 : 0
     tried.states++

@@ -192,6 +192,8 @@ export interface Recorded {
   readonly history: readonly Possible[]
   /** References to clusters changed in number, and with them COPIED flags. */
   readonly flagsMayLag: boolean
+  /** Refcounts need not be right before a repair, which opening for writing does. */
+  readonly lazy: boolean
   /** Steps that were refused, by their name. */
   readonly refused: readonly string[]
 }
@@ -392,6 +394,7 @@ export async function record(workload: Workload): Promise<Recorded> {
     base: workload.backed === true ? run.base : undefined,
     history: run.model.history,
     flagsMayLag: workload.steps.some(([kind]) => kind === 'snapshot'),
+    lazy: workload.options.lazy_refcounts === true,
     refused: run.refused,
   }
 }

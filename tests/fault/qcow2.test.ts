@@ -15,6 +15,7 @@ const seeds = Number(process.env.FAULT_SEEDS ?? 3)
 const maxPoints = Number(process.env.FAULT_POINTS ?? 40)
 
 const path = '/image.qcow2'
+const dataPath = '/image.raw'
 const unit = 512
 const units = 128
 const clusterSize = 1024
@@ -34,7 +35,15 @@ interface Outcome {
   readonly problem: string | undefined
 }
 
-async function run(seed: number, failAt: number, code: ErrnoName, refcountBits: number): Promise<Outcome> {
+type Features = Readonly<Record<string, string | number | boolean>>
+
+async function run(
+  seed: number,
+  failAt: number,
+  code: ErrnoName,
+  refcountBits: number,
+  features: Features = {},
+): Promise<Outcome> {
   const random = seeded(seed)
   let operations = 0
   let armed = false
@@ -58,6 +67,7 @@ async function run(seed: number, failAt: number, code: ErrnoName, refcountBits: 
     size,
     cluster_size: clusterSize,
     refcount_bits: refcountBits,
+    ...features,
   })
   const node = await layer.open(path, { driver: 'qcow2', discard: 'unmap' }, { write: true })
   armed = true
@@ -107,6 +117,10 @@ async function inspect(
 ): Promise<string | undefined> {
   const fresh = new MemoryHost({ codecs })
   fresh.put(path, host.contents(path)?.bytes())
+  const data = host.contents(dataPath)?.bytes()
+  if (data !== undefined) {
+    fresh.put(dataPath, data)
+  }
   const layer = createBlockLayer({ host: fresh, drivers: allDrivers })
   const node: BlockNode = await layer.open(path, { driver: 'qcow2' })
   try {
@@ -114,11 +128,11 @@ async function inspect(
     if (check.corruptions !== 0 || check.checkErrors !== 0) {
       return check.messages.join('; ')
     }
-    const data = new Uint8Array(units * unit)
-    await node.read(0, data.length, data, 0, 0)
+    const got = new Uint8Array(units * unit)
+    await node.read(0, got.length, got, 0, 0)
     for (const [at, value] of model.entries()) {
-      if (value !== undefined && (data[at * unit] !== value || data[at * unit + unit - 1] !== value)) {
-        return `unit ${at} holds ${data[at * unit]}, written was ${value}`
+      if (value !== undefined && (got[at * unit] !== value || got[at * unit + unit - 1] !== value)) {
+        return `unit ${at} holds ${got[at * unit]}, written was ${value}`
       }
     }
     return undefined
@@ -145,3 +159,27 @@ for (const code of ['EIO', 'ENOSPC'] as const) {
     expect(failures).toBeGreaterThan(10)
   })
 }
+
+const shapes: readonly { readonly name: string; readonly features: Features }[] = [
+  { name: 'extended L2 entries', features: { extended_l2: true, cluster_size: 16384 } },
+  { name: 'an external data file', features: { data_file: dataPath } },
+  { name: 'a raw external data file', features: { data_file: dataPath, data_file_raw: true } },
+  {
+    name: 'extended L2 entries and an external data file',
+    features: { extended_l2: true, cluster_size: 16384, data_file: dataPath },
+  },
+]
+
+test.each(shapes)('a failure of any one operation below an image with $name', async ({ features }) => {
+  let failures = 0
+  const seed = 1
+  const clean = await run(seed, -1, 'EIO', 16, features)
+  expect([clean.failed, clean.problem]).toEqual([false, undefined])
+  const every = Math.max(1, Math.floor(clean.operations / maxPoints))
+  for (let at = 0; at < clean.operations; at += every) {
+    const { failed, problem } = await run(seed, at, 'EIO', 16, features)
+    expect(problem, `operation ${at}`).toBeUndefined()
+    failures += failed ? 1 : 0
+  }
+  expect(failures).toBeGreaterThan(10)
+})

@@ -11,6 +11,7 @@ import {
   makeImage,
   memoryHost,
   openOptions,
+  recover,
   sector,
   seeded,
 } from './format-under-test.js'
@@ -115,6 +116,7 @@ async function inspect(
   model: readonly (number | undefined)[],
 ): Promise<string | undefined> {
   const layer = layerOn(hostWith(filesOf(host)))
+  await recover(layer, under)
   const node = await layer.open(imagePath, openOptions(under))
   try {
     if (under.checks) {

@@ -2,6 +2,7 @@ import { allDrivers } from '../../src/all-drivers.js'
 import {
   type BlockLayer,
   type CreateValues,
+  checkNode,
   createBlockLayer,
   createWithDriver,
 } from '../../src/graph/index.js'
@@ -25,8 +26,12 @@ export interface FormatUnderTest {
   readonly writable?: boolean
   /** Size that the image is grown to; absent if it cannot. */
   readonly grownSize?: number
+  /** False: what says how long the image is stands at the end of the file only, and a crash may lose it. */
+  readonly growsSafely?: boolean
   /** Whether the driver checks images; default false. */
   readonly checks?: boolean
+  /** An image that was not closed has to be repaired before it is written to again. */
+  readonly repairs?: boolean
   /** Several files make one image: no test that puts something between the format and its file. */
   readonly manyFiles?: boolean
   /**
@@ -73,6 +78,15 @@ export async function makeImage(host: MemoryHost, under: FormatUnderTest): Promi
     ...under.create,
     size: under.size ?? 262144,
   })
+}
+
+/** Does what has to be done after a crash before the image can be used. */
+export async function recover(layer: BlockLayer, under: FormatUnderTest): Promise<void> {
+  if (under.repairs) {
+    const node = await layer.open(imagePath, openOptions(under), { write: true, check: true })
+    await checkNode(node, { leaks: false, errors: true })
+    await layer.unref(node)
+  }
 }
 
 function defaultsOf(schema: object): CreateValues {

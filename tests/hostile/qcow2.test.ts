@@ -18,6 +18,8 @@ const path = '/image.qcow2'
 const codecs = createNodeHost().codecs
 let folder: string
 let pristine: Uint8Array
+/** With extended L2 entries. */
+let extended: Uint8Array
 
 beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), 'blockgraph-hostile-'))
@@ -39,6 +41,13 @@ beforeAll(() => {
   qemu('qemu-img', 'snapshot', '-c', 'snap', file)
   qemu('qemu-io', '-c', 'write -P 2 4k 8k', file)
   pristine = new Uint8Array(readFileSync(file))
+  const other = join(folder, 'b.qcow2')
+  qemu('qemu-img', 'create', '-q', '-f', 'qcow2', '-o', 'cluster_size=16k,extended_l2=on', other, '4M')
+  const commands = ['write -P 1 1k 30k', 'write -z 33k 4k', 'write -P 3 3M 16k', 'write -c -P 4 1M 16k']
+  qemu('qemu-io', ...commands.flatMap((command) => ['-c', command]), other)
+  qemu('qemu-img', 'snapshot', '-c', 'snap', other)
+  qemu('qemu-io', '-c', 'write -P 2 4k 20k', other)
+  extended = new Uint8Array(readFileSync(other))
 })
 
 afterAll(() => {
@@ -171,4 +180,43 @@ test('an image that claims to be enormous costs nothing', async () => {
   const huge = pristine.slice(0, 4096)
   new DataView(huge.buffer).setBigUint64(24, 1n << 62n)
   expect(await abuse(huge)).toBe(false)
+})
+
+describe('extended L2 entries', () => {
+  test('the untouched image is fine', async () => {
+    expect(await abuse(extended.slice())).toBe(true)
+  })
+
+  test('any bytes anywhere in the L2 tables', async () => {
+    const l1 = Number(new DataView(extended.buffer).getBigUint64(40))
+    const l2 = Number(new DataView(extended.buffer).getBigUint64(l1) & 0xfffffffffffe00n)
+    const byte = fc.oneof(fc.constantFrom(0, 1, 0x40, 0x80, 0xff), fc.nat(255))
+    const entry = fc.oneof(fc.nat(4 * 16 - 1), fc.nat(64 * 16 - 1), fc.constant((3 << 20) / 1024))
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(fc.record({ at: entry, value: byte, run: fc.integer({ min: 1, max: 16 }) }), {
+          minLength: 1,
+          maxLength: 6,
+        }),
+        async (changes) => {
+          const broken = extended.slice()
+          for (const { at, value, run } of changes) {
+            broken.fill(value, l2 + at, l2 + at + run)
+          }
+          await abuse(broken)
+        },
+      ),
+      { numRuns: Math.ceil(Number(process.env.HOSTILE_RUNS ?? 150) / 2) },
+    )
+  })
+
+  test('every combination of features that an image can claim', async () => {
+    for (let features = 0; features < 64; features++) {
+      const claimed = [pristine, extended].map((image) => image.slice())
+      for (const image of claimed) {
+        image[79] = features
+        await abuse(image)
+      }
+    }
+  })
 })

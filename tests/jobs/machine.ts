@@ -133,6 +133,10 @@ export class Guest {
   readonly #lanes: Promise<void>[] = []
   #stop = false
   writes = 0
+  /** Writes may fail without an effect: what they overwrite could not be saved. */
+  mayFail = false
+  /** Turns of the event loop between two writes of a lane, at most. */
+  pace = 1
 
   constructor(device: Backend, model: Uint8Array, seed: number) {
     this.#device = device
@@ -159,7 +163,11 @@ export class Guest {
       const kind = this.#random(8)
       const value = kind === 0 ? 0 : 1 + this.#random(255)
       if (kind === 0) {
-        await settled(this.#device.writeZeroes(offset, bytes, this.#random(2) === 0 ? 0 : 4))
+        if (
+          !(await this.#write(() => this.#device.writeZeroes(offset, bytes, this.#random(2) === 0 ? 0 : 4)))
+        ) {
+          continue
+        }
       } else if (kind === 1) {
         const seen = new Uint8Array(bytes)
         await settled(this.#device.read(offset, bytes, seen))
@@ -167,12 +175,29 @@ export class Guest {
           throw new Error(`the guest reads something else than it wrote at ${offset}`)
         }
         continue
-      } else {
-        await settled(this.#device.write(offset, bytes, new Uint8Array(bytes).fill(value)))
+      } else if (
+        !(await this.#write(() => this.#device.write(offset, bytes, new Uint8Array(bytes).fill(value))))
+      ) {
+        continue
       }
       this.model.fill(value, offset, offset + bytes)
       this.writes++
-      await new Promise((resolve) => setImmediate(resolve))
+      for (let turns = this.#random(this.pace) + 1; turns > 0 && !this.#stop; turns--) {
+        await new Promise((resolve) => setImmediate(resolve))
+      }
+    }
+  }
+
+  /** Returns whether it was written. */
+  async #write(write: () => Promise<void> | undefined): Promise<boolean> {
+    try {
+      await settled(write())
+      return true
+    } catch (error) {
+      if (this.mayFail) {
+        return false
+      }
+      throw error
     }
   }
 

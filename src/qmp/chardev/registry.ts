@@ -1,5 +1,5 @@
-import { blockError } from '../../errors/index.js'
-import type { Host, SocketAddress } from '../../host/index.js'
+import { blockError, errnoError, isBlockError } from '../../errors/index.js'
+import type { Host, HostFile, SocketAddress } from '../../host/index.js'
 import type { TypeOf } from '../schema/types.js'
 import type { CharDevice } from './device.js'
 import { FileChar, NullChar, RingBufferChar, StdioChar, type StdioStreams } from './simple.js'
@@ -31,8 +31,9 @@ export class Chardevs {
     return this.#devices.get(label)
   }
 
+  /** The newest first. */
   list(): CharDevice[] {
-    return [...this.#devices.values()]
+    return [...this.#devices.values()].reverse()
   }
 
   /** @throws BlockError with QEMU's text */
@@ -71,17 +72,21 @@ export class Chardevs {
         if (input !== undefined) {
           throw blockError('ENOTSUP', 'input file not supported')
         }
-        const file = await this.#host.files.open(out, {
-          write: true,
-          create: true,
-          truncate: append !== true,
-        })
+        const file = await this.#openOutput(out, append === true)
         return new FileChar(label, file, append === true ? file.size() : 0)
       }
       case 'socket':
         return await this.#socket(label, backend.data, waiting)
       default:
         throw blockError('EINVAL', `'${backend.type}' is not a valid char driver name`)
+    }
+  }
+
+  async #openOutput(path: string, append: boolean): Promise<HostFile> {
+    try {
+      return await this.#host.files.open(path, { write: true, create: true, truncate: !append })
+    } catch (error) {
+      throw isBlockError(error) ? errnoError(error.code, `Could not open '${path}'`) : error
     }
   }
 
@@ -111,12 +116,10 @@ export class Chardevs {
       throw blockError('ENOTSUP', 'Sockets are not available here')
     }
     const address = legacyAddress(data.addr)
-    const waits = server && wait === true
-    if (waits) {
-      const where = address.type === 'unix' ? `unix:${address.path}` : `tcp:${hostPort(address)}`
-      waiting?.(`disconnected:${where},server=on`)
-    }
-    return await SocketChar.create({ label, sockets, address, server, reconnect: reconnect ?? 0 }, waits)
+    return await SocketChar.create(
+      { label, sockets, address, server, reconnect: reconnect ?? 0 },
+      server && wait === true ? (waiting ?? (() => undefined)) : undefined,
+    )
   }
 
   /** @throws BlockError with QEMU's text */
@@ -151,10 +154,6 @@ function ringBuffer(label: string, size = defaultRingBytes): RingBufferChar {
     throw blockError('ENOMEM', `size of ringbuf chardev must be at most ${maxRingBytes}`)
   }
   return new RingBufferChar(label, size)
-}
-
-function hostPort(address: SocketAddress): string {
-  return address.type === 'inet' ? `${address.host}:${address.port}` : ''
 }
 
 /** An address as character devices take it. @throws BlockError with QEMU's text */

@@ -1,4 +1,4 @@
-import { blockError } from '../../errors/index.js'
+import { blockError, prefixed } from '../../errors/index.js'
 import { decodeBase64 } from '../../options/index.js'
 import { chardevBackends, RingBufferChar } from '../chardev/index.js'
 import type { CommandContext } from '../context.js'
@@ -25,7 +25,14 @@ export function chardevCommands({ chardevs }: CommandContext) {
       })),
     'query-chardev-backends': () => chardevBackends.map((name) => ({ name })),
     'chardev-add': async ({ id, backend }) => {
-      await chardevs.add(id, backend)
+      if (chardevs.find(id) !== undefined) {
+        throw blockError('EEXIST', `Chardev with id '${id}' already exists`)
+      }
+      try {
+        await chardevs.add(id, backend)
+      } catch (error) {
+        throw prefixed(error, `Failed to add chardev '${id}': `)
+      }
       return {}
     },
     'chardev-remove': async ({ id }) => await chardevs.remove(id),

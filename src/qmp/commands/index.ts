@@ -9,6 +9,7 @@ import { nodeCommands } from './nodes.js'
 import { objectCommands } from './objects.js'
 import { queryCommands } from './queries.js'
 import { snapshotCommands } from './snapshots.js'
+import { jobStartCommands } from './start-jobs.js'
 import { transactionCommands } from './transactions.js'
 
 /** Every command of the storage daemon. */
@@ -19,6 +20,7 @@ export function daemonCommands(context: CommandContext): CommandHandlers {
     ...controlCommands(context),
     ...exportCommands(context),
     ...jobCommands(context),
+    ...jobStartCommands(context),
     ...nodeCommands(context),
     ...objectCommands(context),
     ...queryCommands(context),

@@ -3,7 +3,6 @@ import {
   addBlockdev,
   addChild,
   Backend,
-  type BlockNode,
   chainContains,
   changeBackingFile,
   checkNotBlocked,
@@ -20,6 +19,7 @@ import {
 import type { OptionTree } from '../../options/index.js'
 import type { CommandContext } from '../context.js'
 import { defineHandlers } from '../handlers.js'
+import { rootBlockNode } from './snapshots.js'
 
 /** Nodes: making, changing, removing. */
 export function nodeCommands({ layer }: CommandContext) {
@@ -51,7 +51,7 @@ export function nodeCommands({ layer }: CommandContext) {
         throw blockError('EINVAL', "Parameter 'size' expects a >0 size")
       }
       if (isBlocked(node, 'resize')) {
-        throw blockError('EBUSY', `Device '${device ?? ''}' is in use`)
+        throw blockError('EBUSY', `Device '${device ?? '(null)'}' is in use`)
       }
       const backend = new Backend(layer, { perm: Perm.resize, shared: Perm.all })
       backend.allowAioContextChange = true
@@ -66,12 +66,12 @@ export function nodeCommands({ layer }: CommandContext) {
       setWriteThreshold(layer, args['node-name'], args['write-threshold'])
     },
     'change-backing-file': async (args) => {
-      const top = rootNode(layer.lookup(args.device, args.device), args.device)
+      const top = rootBlockNode(layer, args.device)
       const image = layer.lookup(undefined, args['image-node-name'])
       if (findBase(image) === image) {
         throw blockError('EINVAL', 'not allowing backing file change on an image without a backing file')
       }
-      checkNotBlocked(image, 'change')
+      checkNotBlocked(top, 'change')
       if (!chainContains(top, image)) {
         throw blockError('EINVAL', `'${args.device}' and image file are not in the same chain`)
       }
@@ -89,7 +89,7 @@ export function nodeCommands({ layer }: CommandContext) {
       if ((child === undefined) === (node === undefined)) {
         throw child === undefined
           ? blockError('EINVAL', 'Either child or node must be specified')
-          : blockError('EINVAL', "Parameter 'node' is incompatible with 'child'")
+          : blockError('EINVAL', 'The parameters child and node are in conflict')
       }
       if (child !== undefined) {
         if (above.child(child) === undefined) {
@@ -120,11 +120,4 @@ export function nodeCommands({ layer }: CommandContext) {
       }
     },
   })
-}
-
-function rootNode(node: BlockNode, device: string): BlockNode {
-  if (node.driver === undefined) {
-    throw blockError('ENOMEDIUM', `Device '${device}' has no medium`)
-  }
-  return node
 }

@@ -6,10 +6,10 @@ import type { ReturnOf, TypeOf } from '../schema/types.js'
 import { blockInfo, describable, nodeInfo } from './node-info.js'
 
 const permissionWords: readonly (readonly [number, TypeOf<'BlockPermission'>])[] = [
-  [Perm.consistentRead, 'consistent-read'],
-  [Perm.write, 'write'],
-  [Perm.writeUnchanged, 'write-unchanged'],
   [Perm.resize, 'resize'],
+  [Perm.writeUnchanged, 'write-unchanged'],
+  [Perm.write, 'write'],
+  [Perm.consistentRead, 'consistent-read'],
 ]
 
 function words(permissions: number): TypeOf<'BlockPermission'>[] {
@@ -41,7 +41,7 @@ export function queryCommands({ layer }: CommandContext) {
     'query-blockstats': (args) =>
       queryBlockStats(layer, args['query-nodes'] ?? false) as unknown as ReturnOf<'query-blockstats'>,
     'x-debug-query-block-graph': () =>
-      new GraphPicture(layer.backends, JobRegistry.of(layer), layer.names.list()).result,
+      new GraphPicture(layer.backends, JobRegistry.of(layer), [...layer.names.nodes()]).result,
   })
 }
 
@@ -68,7 +68,7 @@ class GraphPicture {
     }
     for (const node of nodes) {
       this.#node(node, 'block-driver', node.name)
-      for (const child of node.children) {
+      for (const child of [...node.children].reverse()) {
         this.#edge(node, child)
       }
     }

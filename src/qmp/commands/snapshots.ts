@@ -12,6 +12,7 @@ import {
   listSnapshots,
   Perm,
   removeSnapshot,
+  reopenSetReadOnly,
   replaceNode,
   type SnapshotInfo,
   setBacking,
@@ -35,7 +36,11 @@ export function snapshotCommands({ layer }: CommandContext) {
         throw blockError('EINVAL', 'Name or id must be provided')
       }
       checkNotBlocked(node, 'internal-snapshot-delete')
-      const found = listSnapshots(node)?.find(
+      const snapshots = listSnapshots(node)
+      if (snapshots === undefined) {
+        throw errnoError('ENOTSUP', 'Failed to get a snapshot list')
+      }
+      const found = snapshots.find(
         (one) => (id === undefined || one.id === id) && (name === undefined || one.name === name),
       )
       if (found === undefined) {
@@ -45,18 +50,13 @@ export function snapshotCommands({ layer }: CommandContext) {
         )
       }
       await removeSnapshot(node, found.id, found.name)
-      return withoutNulls(snapshotInfo(found))
+      return snapshotInfo(found)
     },
   })
 }
 
-/** An instruction count of 0 means that none was recorded. */
-function withoutNulls(info: TypeOf<'SnapshotInfo'>): TypeOf<'SnapshotInfo'> {
-  return info
-}
-
-/** A node that nothing but its user stands on. @throws BlockError with QEMU's text */
-function rootBlockNode(layer: BlockLayer, device: string): BlockNode {
+/** A node that nothing but its user stands on, for commands that come from the time of devices. @throws BlockError with QEMU's text */
+export function rootBlockNode(layer: BlockLayer, device: string): BlockNode {
   const node = layer.lookup(device, device)
   if (node.parents.some((edge) => edge.parent.parentNode !== undefined)) {
     throw blockError('EINVAL', 'Need a root block node')
@@ -108,6 +108,12 @@ async function putOnTop(overlay: BlockNode, node: BlockNode): Promise<PreparedAc
     throw error
   }
   return {
+    commit: async () => {
+      // Nobody writes to it any more.
+      if (node.copyOnRead === 0) {
+        await ignoringErrors(() => reopenSetReadOnly(node, true))
+      }
+    },
     abort: async () => {
       await ignoringErrors(() => replaceNode(overlay, node))
       await ignoringErrors(() => setBacking(overlay, undefined))
@@ -185,7 +191,7 @@ export async function internalSnapshot(
   if (snapshots === undefined || node.state?.snapshotOperations === undefined) {
     throw blockError(
       'ENOTSUP',
-      `Block format '${node.driver?.name ?? ''}' used by device '${deviceOrNodeName(node)}' does not support feature 'internal snapshots'`,
+      `Block format '${node.driver?.name ?? ''}' used by device '${deviceOrNodeName(node)}' does not support internal snapshots`,
     )
   }
   if (name === '') {
@@ -204,7 +210,6 @@ export async function internalSnapshot(
       dateNanoseconds: (now - seconds * 1000) * 1_000_000,
       vmClockNanoseconds: 0n,
       vmStateSize: 0,
-      icount: -1n,
     })
   } catch (error) {
     throw errnoError(codeOf(error), `Failed to create snapshot '${name}' on device '${device}'`, {

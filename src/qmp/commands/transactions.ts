@@ -1,15 +1,19 @@
 import { blockError } from '../../errors/index.js'
 import {
   type BlockLayer,
+  type BlockNode,
   clearDirtyBitmap,
   disableDirtyBitmap,
+  drain,
   enableDirtyBitmap,
   lookupDirtyBitmap,
 } from '../../graph/index.js'
+import { JobTransaction } from '../../jobs/index.js'
 import type { CommandContext } from '../context.js'
 import { defineHandlers } from '../handlers.js'
 import type { TypeOf } from '../schema/types.js'
 import { type PreparedAction, runActions } from '../transaction.js'
+import { prepareBackup, prepareDriveBackup } from './backups.js'
 import { addBitmap, mergeBitmaps } from './bitmaps.js'
 import { externalSnapshot, externalSnapshotSync, internalSnapshot } from './snapshots.js'
 
@@ -19,16 +23,14 @@ type Action = TypeOf<'TransactionAction'>
 export function transactionCommands({ layer }: CommandContext) {
   return defineHandlers({
     transaction: async ({ actions, properties }) => {
-      if (properties?.['completion-mode'] === 'grouped') {
-        const wrong = actions.find(({ type }) => !groupable.has(type))
-        if (wrong !== undefined) {
-          throw blockError(
-            'EINVAL',
-            `Action '${wrong.type}' does not support transaction property completion-mode = grouped`,
-          )
-        }
+      const group = properties?.['completion-mode'] === 'grouped' ? new JobTransaction() : undefined
+      // Images that are backed up together are backed up as they are at one moment.
+      const section = await drain(backedUp(layer, actions))
+      try {
+        await runActions(actions.map((action) => () => prepare(layer, action, group)))
+      } finally {
+        section.end()
       }
-      await runActions(actions.map((action) => () => prepare(layer, action)))
     },
   })
 }
@@ -36,7 +38,24 @@ export function transactionCommands({ layer }: CommandContext) {
 /** Actions that can stand in a group whose jobs succeed or fail together. */
 const groupable: ReadonlySet<Action['type']> = new Set<Action['type']>(['blockdev-backup', 'drive-backup'])
 
-async function prepare(layer: BlockLayer, action: Action): Promise<PreparedAction> {
+function backedUp(layer: BlockLayer, actions: readonly Action[]): BlockNode[] {
+  const names = actions.flatMap((action) =>
+    action.type === 'blockdev-backup' || action.type === 'drive-backup' ? [action.data.device] : [],
+  )
+  return names.flatMap((name) => layer.findNode(name) ?? layer.findBackend(name)?.root?.node ?? [])
+}
+
+async function prepare(
+  layer: BlockLayer,
+  action: Action,
+  group: JobTransaction | undefined,
+): Promise<PreparedAction> {
+  if (group !== undefined && !groupable.has(action.type)) {
+    throw blockError(
+      'EINVAL',
+      `Action '${action.type}' does not support Transaction property completion-mode = grouped`,
+    )
+  }
   switch (action.type) {
     case 'abort':
       throw blockError('EINVAL', 'Transaction aborted using Abort action')
@@ -90,7 +109,9 @@ async function prepare(layer: BlockLayer, action: Action): Promise<PreparedActio
       return await externalSnapshotSync(layer, action.data)
     case 'blockdev-snapshot-internal-sync':
       return await internalSnapshot(layer, action.data)
-    default:
-      throw blockError('ENOTSUP', `Action '${action.type}' is not supported`)
+    case 'blockdev-backup':
+      return await prepareBackup(layer, action.data, group)
+    case 'drive-backup':
+      return await prepareDriveBackup(layer, action.data, group)
   }
 }

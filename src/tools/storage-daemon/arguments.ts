@@ -51,7 +51,8 @@ export function readArguments(
     const place = getopt.argv.slice(start, getopt.index).join(' ')
     const list = early.has(option) ? first : rest
     list.push({ option, value: argument, place })
-    if (option === '?') {
+    if (option === '?' || option === 'h' || option === 'V') {
+      // What follows is not looked at any more.
       return { early: first, inOrder: rest }
     }
   }

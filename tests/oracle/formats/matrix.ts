@@ -27,6 +27,8 @@ export interface FormatCase {
   readonly checks?: boolean
   /** False: blocks stand elsewhere than QEMU puts them (default true: maps are equal with host offsets). */
   readonly sameLayout?: boolean
+  /** False: writing zeroes where nothing is makes a block in QEMU only, so that maps of written images differ. */
+  readonly sameZeroes?: boolean
   /** False: QEMU does not tell where data is in this format, and we do (default true). */
   readonly qemuMaps?: boolean
   /** Takes out of `info --output=json` what differs between two images made alike (UUIDs, CIDs, names). */
@@ -189,7 +191,9 @@ export function formatMatrix(cases: readonly FormatCase[]): void {
       const layout = c.sameLayout === false ? guestMap : (map: unknown) => map
       const map = (of: string) =>
         JSON.parse(JSON.stringify(shop.json('map', '-f', c.format, of)).replaceAll(of, 'IMAGE'))
-      expect(layout(map(path))).toEqual(layout(map(twin)))
+      if (c.sameZeroes !== false) {
+        expect(layout(map(path))).toEqual(layout(map(twin)))
+      }
       const normalize = c.normalize ?? ((info) => info)
       const infoOf = (of: string) => normalize(withoutHost(shop.json('info', '-f', c.format, of), of))
       expect(infoOf(path)).toEqual(infoOf(twin))

@@ -29,8 +29,8 @@ const columns: Columns<Case> = {
   bitmaps: [false, true],
   backing: ['none', 'raw', 'qcow2'],
   preallocation: ['off', 'metadata', 'falloc', 'full'],
-  extendedL2: [false],
-  dataFile: ['none'],
+  extendedL2: [false, true],
+  dataFile: ['none', 'plain', 'raw'],
 }
 
 /** What QEMU accepts. */

@@ -1,58 +1,6 @@
-import { execFileSync } from 'node:child_process'
-import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { afterAll, beforeAll, expect, test } from 'vitest'
-import { startOurs, startTheirs } from './peers.js'
-import { call, record, type Step } from './transcript.js'
-
-let folder: string
-beforeAll(() => {
-  folder = mkdtempSync(join(tmpdir(), 'qmp-block-'))
-})
-afterAll(() => rmSync(folder, { recursive: true, force: true }))
-
-/** Does the steps with both daemons, each in a folder of its own that `prepare` has filled. */
-async function same(
-  name: string,
-  prepare: (img: (...args: string[]) => void) => void,
-  steps: readonly Step[],
-) {
-  const recorded: string[][] = []
-  const outputs: string[] = []
-  for (const [side, start] of [
-    ['theirs', startTheirs],
-    ['ours', startOurs],
-  ] as const) {
-    const dir = join(folder, `${name}-${side}`)
-    mkdirSync(dir)
-    prepare((...args) => execFileSync('qemu-img', args, { cwd: dir, stdio: 'pipe' }))
-    await using peer = start(dir)
-    recorded.push(await record(peer, steps))
-    outputs.push(peer.output().replaceAll(dir, 'DIR'))
-  }
-  expect(recorded[1]).toEqual(recorded[0])
-  expect(outputs[1]).toEqual(outputs[0])
-}
-
-const none = (): void => undefined
-
-const nullNode = (name: string, more: object = {}): Step =>
-  call('blockdev-add', { driver: 'null-co', size: 1048576, 'node-name': name, ...more })
-
-const file = (name: string, more: object = {}): object => ({
-  driver: 'file',
-  filename: `DIR/${name}`,
-  ...more,
-})
-
-const qcow2 = (name: string, node: string, more: object = {}): Step =>
-  call('blockdev-add', {
-    driver: 'qcow2',
-    'node-name': node,
-    file: file(name, { 'node-name': `${node}-file` }),
-    ...more,
-  })
+import { test } from 'vitest'
+import { file, none, nullNode, qcow2, same } from './same.js'
+import { call, type Step } from './transcript.js'
 
 test('nodes and what describes them', async () => {
   await same(

@@ -1,35 +1,11 @@
-import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { afterAll, beforeAll, expect, test } from 'vitest'
-import { startOurs, startTheirs } from './peers.js'
-import { call, record, type Step } from './transcript.js'
-
-let folder: string
-beforeAll(() => {
-  folder = mkdtempSync(join(tmpdir(), 'qmp-'))
-})
-afterAll(() => rmSync(folder, { recursive: true, force: true }))
-
-async function same(name: string, steps: readonly Step[], negotiate = true): Promise<string[]> {
-  const recorded: string[][] = []
-  for (const [side, start] of [
-    ['theirs', startTheirs],
-    ['ours', startOurs],
-  ] as const) {
-    const dir = join(folder, `${name}-${side}`)
-    mkdirSync(dir)
-    await using peer = start(dir)
-    recorded.push(await record(peer, steps, negotiate))
-  }
-  const [theirs = [], ours = []] = recorded
-  expect(ours).toEqual(theirs)
-  return theirs
-}
+import { test } from 'vitest'
+import { none, same } from './same.js'
+import { call, type Step } from './transcript.js'
 
 test('negotiation', async () => {
   await same(
     'negotiation',
+    none,
     [
       call('query-version'),
       '[]',
@@ -49,7 +25,7 @@ test('negotiation', async () => {
 })
 
 test('the form of requests', async () => {
-  await same('requests', [
+  await same('requests', none, [
     call('query-version', undefined, { a: [1, null, true] }),
     '{"execute": "query-version", "id": {"a": [1.0, 1e3, 0.1, -0.0, 1e-7, 1e22, 18446744073709551615, -9223372036854775808]}}',
     '{"execute": "query-version", "id": [123456789012345678901234567890, 9007199254740993, "\\u00e9\\u0001\\ud83d\\ude00\\u007f"]}',
@@ -78,7 +54,7 @@ test('text that is no JSON', async () => {
       parts.flatMap((part) => (typeof part === 'number' ? [part] : [...new TextEncoder().encode(part)])),
     )
   const works = call('query-version')
-  await same('json', [
+  await same('json', none, [
     { raw: '{"execute": x1}\n', answers: 1 },
     works,
     { raw: '{"a":\x01}', answers: 2 },
@@ -131,7 +107,7 @@ test('text that is no JSON', async () => {
 
 test('arguments that do not fit the schema', async () => {
   const add = (args: object): Step => call('blockdev-add', args)
-  await same('arguments', [
+  await same('arguments', none, [
     add({}),
     add({ driver: 'foo' }),
     add({ driver: 1 }),

@@ -28,14 +28,20 @@ function isAwaited(line: string, name: string, data: Readonly<Record<string, unk
 }
 
 /**
- * Does the steps one after the other on a connection that has negotiated, and returns what came for each:
- * events in front of the answer to the request during which they came.
+ * Does the steps one after the other on a connection that has negotiated. Returns the answers in their order,
+ * then the events in theirs: how the two lie to each other is a matter of luck.
  */
 export async function record(peer: Peer, steps: readonly Step[], negotiate = true): Promise<string[]> {
   const lines = await peer.connect()
-  const result: string[] = [normalized(await lines.next(), peer.dir)]
+  const answers: string[] = [await lines.next()]
   const events: string[] = []
-  const take = async (): Promise<string> => {
+  /** Events before this one came before the last request, or have been waited for. */
+  let seen = 0
+  if (negotiate) {
+    lines.send('{"execute": "qmp_capabilities"}')
+    await lines.next()
+  }
+  const answer = async (): Promise<string> => {
     for (;;) {
       const line = await lines.next()
       if (!isEvent(line)) {
@@ -44,30 +50,53 @@ export async function record(peer: Peer, steps: readonly Step[], negotiate = tru
       events.push(line)
     }
   }
-  if (negotiate) {
-    lines.send('{"execute": "qmp_capabilities"}')
-    await lines.next()
-  }
   for (const step of steps) {
     if (typeof step === 'object' && 'awaits' in step) {
       const { awaits, data } = step as { awaits: string; data?: Record<string, unknown> }
-      while (!events.some((line) => isAwaited(line, awaits, data))) {
-        const line = await lines.next()
-        events.push(line)
+      for (;;) {
+        const found = events.findIndex((line, at) => at >= seen && isAwaited(line, awaits, data))
+        if (found >= 0) {
+          seen = found + 1
+          break
+        }
+        events.push(await lines.next())
       }
-      result.push(...events.splice(0).map((line) => normalized(line, peer.dir)))
       continue
     }
+    seen = events.length
     const isRaw = typeof step === 'object' && 'raw' in step
     const text = typeof step === 'string' ? step : isRaw ? (step.raw as string) : JSON.stringify(step)
     lines.send(typeof text === 'string' ? text.replaceAll('DIR', peer.dir) : text)
-    const answers = isRaw ? (step.answers as number) : 1
-    for (let i = 0; i < answers; i++) {
-      result.push(normalized(await take(), peer.dir))
+    const count = isRaw ? (step.answers as number) : 1
+    for (let i = 0; i < count; i++) {
+      answers.push(await answer())
     }
-    // Events before or after the answer: which of the two is a matter of luck.
-    result.push(...events.splice(0).map((line) => normalized(line, peer.dir)))
   }
   lines.socket.destroy()
+  return [...answers, ...withoutRests(events)].map((line) => normalized(line, peer.dir))
+}
+
+/** Leaves out where a job paused because others changed the graph: that is a matter of luck as well. */
+function withoutRests(events: readonly string[]): string[] {
+  const result: string[] = []
+  for (const line of events) {
+    const before = result.at(-1)
+    if (before !== undefined && isAwaited(before, 'JOB_STATUS_CHANGE', { status: 'paused' })) {
+      result.pop()
+    } else {
+      result.push(line)
+    }
+  }
+  return result
+}
+
+/** What two daemons said, where it differs: each line of theirs with ours below. */
+export function differences(theirs: readonly string[], ours: readonly string[]): string[] {
+  const result: string[] = []
+  for (let at = 0; at < Math.max(theirs.length, ours.length); at++) {
+    if (theirs[at] !== ours[at]) {
+      result.push(`${at} theirs: ${theirs[at] ?? 'nothing'}`, `${at} ours:   ${ours[at] ?? 'nothing'}`)
+    }
+  }
   return result
 }

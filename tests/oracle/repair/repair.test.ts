@@ -67,8 +67,22 @@ function said({ status, stdout, stderr }: Outcome): Outcome {
       .replace(/#block\d+/g, '#block…')
       .replace(/(on the image file to fix\.)\n?/g, '$1\n')
       // A second complaint about what the first one was about.
-      .replace(/qemu-img: Failed to flush the refcount block cache: .*\n/, ''),
+      .replace(/qemu-img: Failed to flush the refcount block cache: .*\n/, '')
+      // QEMU may make refcount blocks in order to free what an entry far off names.
+      .replace(/(qcow2_free_clusters failed): .*/g, '$1'),
   }
+}
+
+/**
+ * {@link said} of a command on an image with bitmaps: these are stored at its end, and what is broken may
+ * stop that at one place or another.
+ */
+function saidOfBitmaps(outcome: Outcome): Outcome {
+  const { status, stdout, stderr } = said(outcome)
+  const lines = stderr
+    .split('\n')
+    .filter((line) => !/Lost persistent bitmaps|^qcow2: Marking image as corrupt/.test(line))
+  return { status, stdout, stderr: lines.join('\n') }
 }
 
 /**
@@ -91,9 +105,9 @@ for (let seed = from; seed < from + images; seed++) {
     const view = new DataView(damaged.image.buffer)
     const bitmaps = view.getUint32(4) === 3 && view.getBigUint64(88) !== 0n
     const check = await both(damaged, 'check')
-    if (check.mine.outcome.stderr.includes('Unsupported qcow2 feature(s): external data file')) {
-      // Not a feature of ours.
-      expect(check.qemu.outcome.stderr).toContain("'data-file' is required")
+    if (/Unsupported qcow2 feature\(s\): |data-file-raw requires/.test(check.mine.outcome.stderr)) {
+      // Features of later releases: see docs/differences.md.
+      expect(check.mine.outcome.status).toBe(1)
       return
     }
     expect(said(check.mine.outcome), damaged.title).toEqual(said(check.qemu.outcome))
@@ -106,9 +120,10 @@ for (let seed = from; seed < from + images; seed++) {
         expect([0, 1, 2, 3]).toContain(mine.outcome.status)
         continue
       }
-      if (level === 'all' && qemu.outcome.status === 1 && mine.outcome.status === 0) {
+      const better = (qemu.outcome.status === 1 && mine.outcome.status !== 1) || mine.outcome.status === 0
+      if (level === 'all' && better && mine.outcome.status !== qemu.outcome.status) {
         // We have repaired what the oracle cannot.
-        expect(recheck(mine.cwd).status, title).toBe(0)
+        expect(recheck(mine.cwd).status, title).toBe(mine.outcome.status)
         continue
       }
       if (level === 'all' && qemu.outcome.stderr.includes('Check failed: No medium found')) {
@@ -126,7 +141,7 @@ for (let seed = from; seed < from + images; seed++) {
         expect(theirs(mine.cwd, 'info', ...damaged.open).status, title).toBe(0)
         continue
       }
-      if (bitmaps && view.getUint32(60) !== 0) {
+      if (bitmaps && (view.getUint32(60) !== 0 || view.getBigUint64(64) !== 0n)) {
         // The oracle loses the snapshots.
         continue
       }
@@ -138,11 +153,17 @@ for (let seed = from; seed < from + images; seed++) {
         expect(mine.outcome.status, title).toBe(qemu.outcome.status)
         continue
       }
+      if (bitmaps && qemu.outcome.stderr.includes('qcow2_free_clusters failed')) {
+        // Old clusters of bitmaps that stand far off: QEMU makes refcount blocks in order to free them.
+        expect(mine.outcome.status, title).toBe(qemu.outcome.status)
+        continue
+      }
       if (overlaps(damaged.image, damaged.title)) {
         expect(mine.outcome.status, title).toBe(qemu.outcome.status)
         continue
       }
-      expect(said(mine.outcome), title).toEqual(said(qemu.outcome))
+      const words = bitmaps ? saidOfBitmaps : said
+      expect(words(mine.outcome), title).toEqual(words(qemu.outcome))
       if (fs.statSync(qemu.file).size > 64 * 2 ** 20) {
         continue
       }

@@ -219,8 +219,7 @@ export class CopyBeforeWrite extends PassThrough implements SnapshotSource, Bloc
             const data = new Uint8Array(bytes)
             await settled(this.file.node.read(from, bytes, data, 0, 0))
             reading = false
-            const flags = this.compress ? ReqFlags.writeCompressed : this.#serialising
-            await settled(this.#target.node.write(from, bytes, data, 0, flags))
+            await this.#writeTarget(from, data)
           }
         }
         this.todo.reset(from, bytes)
@@ -232,6 +231,22 @@ export class CopyBeforeWrite extends PassThrough implements SnapshotSource, Bloc
       }
     }
     return undefined
+  }
+
+  async #writeTarget(offset: number, data: Uint8Array): Promise<void> {
+    const { node } = this.#target
+    if (this.compress) {
+      try {
+        await settled(node.write(offset, data.length, data, 0, ReqFlags.writeCompressed))
+        return
+      } catch (error) {
+        // Compression overwrites nothing, so that what a failed try has left must be written over without it.
+        if (codeOf(error) !== 'EIO') {
+          throw error
+        }
+      }
+    }
+    await settled(node.write(offset, data.length, data, 0, this.#serialising))
   }
 
   /** Readers of a target on top of the image must not see clusters half copied. */

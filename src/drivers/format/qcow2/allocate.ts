@@ -1,5 +1,6 @@
 import { codeOf, ioError, strerror } from '../../../errors/index.js'
 import { IndexRanges } from '../../../formatkit/index.js'
+import type { IoNode } from '../../../io/index.js'
 import { maxHostOffset } from './geometry.js'
 import type { Qcow2Metadata } from './metadata.js'
 
@@ -35,6 +36,8 @@ export class ClusterAllocator {
   readonly #banned = new IndexRanges()
   /** Freed, and the file shall be told. */
   readonly #toDiscard = new IndexRanges()
+  /** Ranges of an external data file that it shall be told of: clusters of its own. */
+  readonly #dataToDiscard = new IndexRanges()
   /** Among those are compressed clusters: while the L2 table on disk points there, they must stay readable. */
   #discardNeedsFlush = false
 
@@ -349,21 +352,35 @@ export class ClusterAllocator {
     this.searchFrom(first)
   }
 
+  /**
+   * Guest data at `offset` is of no interest any more, but its place stays what it is: in an external
+   * data file, or in a cluster that the guest keeps. The file is told with the next {@link passDiscards}.
+   */
+  discardData(offset: number, bytes: number, reason: FreeReason): void {
+    const { clusterSize } = this.#meta.geometry
+    if (this.discards[reason] && offset % clusterSize === 0) {
+      this.#dataToDiscard.add(offset / clusterSize, (offset + bytes) / clusterSize)
+    }
+  }
+
   /** Tells the file below about the clusters freed since the last time. Advisory: failures do not matter. */
   async passDiscards(): Promise<void> {
+    if (!this.#dataToDiscard.isEmpty) {
+      await this.#discardRuns(this.#meta.data, takeRuns(this.#dataToDiscard))
+    }
     if (this.#toDiscard.isEmpty) {
       return
     }
-    const { file, geometry } = this.#meta
-    const runs: [number, number][] = []
-    this.#toDiscard.forEach((start, end) => {
-      runs.push([start, end])
-    })
-    this.#toDiscard.clear()
+    const runs = takeRuns(this.#toDiscard)
     if (this.#discardNeedsFlush) {
       await this.#meta.flushL2()
       this.#discardNeedsFlush = false
     }
+    await this.#discardRuns(this.#meta.file, runs)
+  }
+
+  async #discardRuns(file: IoNode, runs: readonly [number, number][]): Promise<void> {
+    const { geometry } = this.#meta
     for (const [start, end] of runs) {
       try {
         const wait = file.discard(start * geometry.clusterSize, (end - start) * geometry.clusterSize)
@@ -385,4 +402,14 @@ export class ClusterAllocator {
   get unlinkedTooMany(): boolean {
     return this.#unlinked.runs > maxUnlinkedRuns
   }
+}
+
+/** Empties `ranges` and returns what was in them. */
+function takeRuns(ranges: IndexRanges): [number, number][] {
+  const runs: [number, number][] = []
+  ranges.forEach((start, end) => {
+    runs.push([start, end])
+  })
+  ranges.clear()
+  return runs
 }

@@ -2,7 +2,7 @@ import { blockError, codeOf, errnoError } from '../../../errors/index.js'
 import { type AmendContext, truncateNode } from '../../../graph/index.js'
 import { RefcountWidth } from './amend-refcounts.js'
 import { ZeroExpansion } from './amend-zero.js'
-import { Compatible, Incompatible } from './constants.js'
+import { Autoclear, Compatible, Incompatible } from './constants.js'
 import { amendEncryption, amendsEncryption } from './crypto-amend.js'
 import type { Qcow2Metadata } from './metadata.js'
 import type { Qcow2Snapshots } from './snapshot-operations.js'
@@ -24,6 +24,9 @@ interface AmendPlan {
   readonly size: number | undefined
   readonly backingFile: string | undefined
   readonly backingFormat: string | undefined
+  /** Another name for the external data file; empty: none. */
+  readonly dataFile: string | undefined
+  readonly dataFileRaw: boolean
 }
 
 function invalid(message: string, hint?: string) {
@@ -59,6 +62,7 @@ export async function amend(context: AmendContext, parts: AmendParts): Promise<v
     progress.next()
     await meta.locked(() => new RefcountWidth(meta, progress.update).change(Math.log2(plan.refcountBits)))
   }
+  await setDataFile(meta, plan)
   checkBacking(plan, meta)
   await setLazyRefcounts(meta, plan)
   if (plan.size !== undefined && plan.size !== 0) {
@@ -70,17 +74,21 @@ export async function amend(context: AmendContext, parts: AmendParts): Promise<v
   }
 }
 
-function amendPlan({ options }: AmendContext, { header, lazyRefcounts }: Qcow2Metadata): AmendPlan {
+function amendPlan(
+  { options }: AmendContext,
+  { header, lazyRefcounts, isExternal, isRawData }: Qcow2Metadata,
+): AmendPlan {
   const text = (name: string) => (options[name] === undefined ? undefined : String(options[name]))
   const version = versionOf(text('compat'), header.version)
   const refcountBits = Number(options.refcount_bits ?? 2 ** header.refcountOrder)
   if (!(refcountBits >= 1 && refcountBits <= 64 && Number.isInteger(Math.log2(refcountBits)))) {
     throw invalid('Refcount width must be a power of two and may not exceed 64 bits')
   }
-  if (options.data_file !== undefined) {
+  if (options.data_file !== undefined && !isExternal) {
     throw invalid('data-file can only be set for images that use an external data file')
   }
-  if (options.data_file_raw === true) {
+  const dataFileRaw = options.data_file_raw === undefined ? isRawData : options.data_file_raw === true
+  if (dataFileRaw && !isRawData) {
     throw invalid('data-file-raw cannot be set on existing images')
   }
   return {
@@ -90,6 +98,8 @@ function amendPlan({ options }: AmendContext, { header, lazyRefcounts }: Qcow2Me
     size: options.size === undefined ? undefined : Number(options.size),
     backingFile: text('backing_file'),
     backingFormat: text('backing_fmt'),
+    dataFile: text('data_file'),
+    dataFileRaw,
   }
 }
 
@@ -137,6 +147,23 @@ async function upgrade(
   progress.update(2, 2)
 }
 
+async function setDataFile(meta: Qcow2Metadata, { dataFile, dataFileRaw }: AmendPlan): Promise<void> {
+  if (dataFile === undefined && dataFileRaw === meta.isRawData) {
+    return
+  }
+  await meta.locked(() =>
+    changeHeader(meta, () => {
+      const { header } = meta
+      if (dataFile !== undefined) {
+        header.dataFile = dataFile === '' ? undefined : dataFile
+      }
+      if (!dataFileRaw) {
+        header.autoclear &= ~Autoclear.dataFileRaw
+      }
+    }),
+  )
+}
+
 async function setLazyRefcounts(meta: Qcow2Metadata, plan: AmendPlan): Promise<void> {
   const { header } = meta
   if (plan.lazyRefcounts === meta.lazyRefcounts) {
@@ -165,6 +192,9 @@ async function downgrade({ meta, versionChanged }: AmendParts, progress: AmendPr
   const unsupported = (message: string) => blockError('ENOTSUP', message)
   if (header.refcountOrder !== 4) {
     throw unsupported('compat=0.10 requires refcount_bits=16')
+  }
+  if (meta.isExternal) {
+    throw unsupported('Cannot downgrade an image with a data file')
   }
   // Programs of that time take the size of the guest for that of every snapshot.
   if (

@@ -30,13 +30,19 @@ const maxEntries = 0x7fffffff
  * options say otherwise.
  *
  * @param size guest bytes
+ * @param entryBytes bytes of an L2 entry
  * @throws EINVAL with QEMU's texts
  */
-export function cacheSizes(options: CacheOptions, size: number, clusterSize: number): CacheSizes {
+export function cacheSizes(
+  options: CacheOptions,
+  size: number,
+  clusterSize: number,
+  entryBytes = tableEntryBytes,
+): CacheSizes {
   const combined = options['cache-size']
   const l2Setting = options['l2-cache-size']
   const refcountSetting = options['refcount-cache-size']
-  const wholeDisk = Math.ceil((Math.ceil(size / clusterSize) * tableEntryBytes) / clusterSize) * clusterSize
+  const wholeDisk = Math.ceil((Math.ceil(size / clusterSize) * entryBytes) / clusterSize) * clusterSize
   let l2Bytes = Math.min(wholeDisk, l2Setting ?? defaultMaxL2CacheBytes)
   let refcountBytes = refcountSetting ?? 0
   if (combined !== undefined) {

@@ -31,13 +31,32 @@ export class TableScan {
     this.#end = table.length - (table.length % tableEntryBytes)
   }
 
+  /** Where the first entry from byte `from` on stands that is not zero, or the end. */
+  #skipEmpty(from: number): number {
+    const words = this.#words
+    const end = this.#end >> 2
+    let at = from >> 2
+    for (; at + 8 <= end; at += 8) {
+      const first = (words[at] as number) | (words[at + 1] as number) | (words[at + 2] as number)
+      const second = (words[at + 3] as number) | (words[at + 4] as number) | (words[at + 5] as number)
+      if ((first | second | (words[at + 6] as number) | (words[at + 7] as number)) !== 0) {
+        break
+      }
+    }
+    while (at < end && ((words[at] as number) | (words[at + 1] as number)) === 0) {
+      at += 2
+    }
+    return at << 2
+  }
+
   /** Counts entries from byte `from` on; returns where one stands that needs a closer look, or the end. */
   count(from: number, counts: ReferenceCounts, fileLength: number, figures: TableFigures): number {
     const clusterSize = this.#clusterSize
     const words = this.#words
     let at = from
     for (; at < this.#end; at += tableEntryBytes) {
-      if (((words[at >> 2] ?? 0) | (words[(at >> 2) + 1] ?? 0)) === 0) {
+      if (((words[at >> 2] as number) | (words[(at >> 2) + 1] as number)) === 0) {
+        at = this.#skipEmpty(at) - tableEntryBytes
         continue
       }
       const high = this.#view.getUint32(at)
@@ -64,7 +83,8 @@ export class TableScan {
     const words = this.#words
     let at = from
     for (; at < this.#end; at += tableEntryBytes) {
-      if (((words[at >> 2] ?? 0) | (words[(at >> 2) + 1] ?? 0)) === 0) {
+      if (((words[at >> 2] as number) | (words[(at >> 2) + 1] as number)) === 0) {
+        at = this.#skipEmpty(at) - tableEntryBytes
         continue
       }
       const high = this.#view.getUint32(at)

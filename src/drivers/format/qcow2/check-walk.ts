@@ -5,10 +5,12 @@ import type { Maybe } from '../../../sched/index.js'
 import type { Refcount, ReferenceCounts, StoredRefcounts } from './check-counts.js'
 import { errnoText, noRepair, type RepairMode, writeRepair, writeRepairThrough } from './check-repair.js'
 import { type TableFigures, TableScan } from './check-scan.js'
-import { EntryHigh, EntryLow, tableEntryBytes } from './constants.js'
+import { EntryHigh, EntryLow, extendedEntryBytes, Incompatible, tableEntryBytes } from './constants.js'
 import { readInside } from './file-read.js'
+import { Geometry } from './geometry.js'
 import type { Qcow2Header } from './header.js'
 import { ClusterType, clusterType, hostOffset, isCopied } from './l2-entry.js'
+import { SubclusterEntries } from './subclusters.js'
 
 /** C's `%#lx`. */
 export function hex(value: number | bigint): string {
@@ -45,6 +47,10 @@ export class CheckWalk {
   #buffer: Uint8Array | undefined
   /** What to repair on the way. */
   repair: RepairMode = noRepair
+  readonly #entryBytes: number
+  readonly #isExternal: boolean
+  /** For images whose L2 entries do not say all by themselves. */
+  readonly #entries: SubclusterEntries | undefined
 
   /** @param breathe called between tables; may yield, throws to abort */
   constructor(
@@ -59,6 +65,15 @@ export class CheckWalk {
     this.counts = counts
     this.#result = result
     this.#breathe = breathe
+    const geometry = new Geometry(header)
+    this.#entryBytes = geometry.entryBytes
+    this.#isExternal = (header.incompatible & Incompatible.dataFile) !== 0
+    this.#entries =
+      geometry.extendedL2 || this.#isExternal ? new SubclusterEntries(geometry, this.#isExternal) : undefined
+  }
+
+  #type(high: number, low: number): number {
+    return this.#entries === undefined ? clusterType(high, low) : this.#entries.clusterType(high, low)
   }
 
   #corrupt(message: string): void {
@@ -172,17 +187,28 @@ export class CheckWalk {
   ): Promise<void> {
     const { clusterSize } = this.#header
     const { length: fileLength } = this.#file
-    for (let at = 0; ; at += tableEntryBytes) {
-      at = scan.count(at, this.counts, fileLength, figures)
-      if (at + tableEntryBytes > view.byteLength) {
+    const entryBytes = this.#entryBytes
+    const isExtended = entryBytes === extendedEntryBytes
+    for (let at = 0; ; at += entryBytes) {
+      if (this.#entries === undefined) {
+        at = scan.count(at, this.counts, fileLength, figures)
+      }
+      if (at + entryBytes > view.byteLength) {
         return
       }
       const high = view.getUint32(at)
       const low = view.getUint32(at + 4)
-      const type = clusterType(high, low)
-      if (type === ClusterType.compressed) {
-        this.#countCompressed(high, low, active)
+      if (high === 0 && low === 0 && !isExtended) {
         continue
+      }
+      const type = this.#type(high, low)
+      const bitmap = isExtended && (view.getUint32(at + 8) !== 0 || view.getUint32(at + 12) !== 0)
+      if (type === ClusterType.compressed) {
+        this.#countCompressed(high, low, active, at / entryBytes, bitmap)
+        continue
+      }
+      if (bitmap) {
+        this.#checkBitmap(view, at, type)
       }
       if ((high & l2Reserved.high) !== 0 || (low & l2Reserved.low) !== 0) {
         this.#corrupt(`ERROR found l2 entry with reserved bits set: ${hex64(high, low)}`)
@@ -192,7 +218,7 @@ export class CheckWalk {
       }
       const cluster = hostOffset(high, low)
       if (cluster % clusterSize !== 0) {
-        const zero = type === ClusterType.zeroAllocated
+        const zero = isExtended ? view.getUint32(at + 12) === 0 : type === ClusterType.zeroAllocated
         const fixable = zero && this.repair.errors
         this.#corrupt(
           `${fixable ? 'Repairing' : 'ERROR'} offset=${cluster.toString(16)}: ` +
@@ -207,18 +233,38 @@ export class CheckWalk {
         figures.fragmented++
       }
       figures.nextContiguous = cluster + clusterSize
-      this.count(cluster, clusterSize)
+      if (!this.#isExternal) {
+        this.count(cluster, clusterSize)
+      }
+    }
+  }
+
+  /** Checks an allocation bitmap that is not empty. */
+  #checkBitmap(view: DataView, at: number, type: number): void {
+    const zeroes = view.getUint32(at + 8)
+    const allocated = view.getUint32(at + 12)
+    if (type === ClusterType.unallocated) {
+      if (allocated !== 0) {
+        this.#corrupt('ERROR: Unallocated cluster has non-zero subcluster allocation map')
+      }
+    } else if ((zeroes & allocated) !== 0) {
+      const offset = hostOffset(view.getUint32(at), view.getUint32(at + 4))
+      this.#corrupt(
+        `ERROR offset=${offset.toString(16)}: Allocated cluster has corrupted subcluster allocation bitmap`,
+      )
     }
   }
 
   /**
-   * Turns the L2 entry at `offset` into one that reads as zeroes without a cluster.
+   * Turns the L2 entry at `offset` into one without a cluster: it reads as zeroes, or as its bitmap says.
    *
    * @throws EIO if that would overwrite other metadata
    */
   async #makeZero(offset: number, active: boolean): Promise<EntryFix> {
     const entry = new Uint8Array(tableEntryBytes)
-    new DataView(entry.buffer).setUint32(4, EntryLow.zero)
+    if (this.#entryBytes === tableEntryBytes) {
+      new DataView(entry.buffer).setUint32(4, EntryLow.zero)
+    }
     try {
       this.repair.overlap?.checkExcept(offset, entry.length, active ? 'active-l2' : 'inactive-l2')
     } catch (error) {
@@ -238,7 +284,7 @@ export class CheckWalk {
     return 'fixed'
   }
 
-  #countCompressed(high: number, low: number, active: boolean): void {
+  #countCompressed(high: number, low: number, active: boolean, index: number, bitmap: boolean): void {
     // The descriptor: offset in the low bits, then the number of further 512-byte sectors.
     const sizeShift = 70 - this.#header.clusterBits - 32
     const offsetHigh = high & (2 ** sizeShift - 1)
@@ -248,6 +294,19 @@ export class CheckWalk {
       this.#corrupt(
         `ERROR: coffset=0x${hex64(offsetHigh, low)}: copied flag must never be set for compressed clusters`,
       )
+    }
+    if (this.#isExternal) {
+      this.#corrupt(
+        `ERROR compressed cluster ${index} with data file, entry=0x${hex64(high & ~EntryHigh.copied, low)}`,
+      )
+      return
+    }
+    if (bitmap) {
+      this.#corrupt(
+        `ERROR compressed cluster ${index} with non-zero subcluster allocation bitmap, ` +
+          `entry=0x${hex64(high & ~EntryHigh.copied, low)}`,
+      )
+      return
     }
     const exact = offsetHigh >= exactHigh ? (BigInt(offsetHigh) << 32n) | BigInt(low) : undefined
     this.count(offset, sectors * 512 - (low & 511), exact)
@@ -347,17 +406,22 @@ export class CheckWalk {
     const { clusterSize } = this.#header
     const scan = new TableScan(l2, clusterSize)
     let changed = 0
-    for (let at = 0; ; at += tableEntryBytes) {
-      at = scan.nextDoubtfulFlag(at, stored)
-      if (at + tableEntryBytes > l2.length) {
+    const entryBytes = this.#entryBytes
+    for (let at = 0; ; at += entryBytes) {
+      if (this.#entries === undefined) {
+        at = scan.nextDoubtfulFlag(at, stored)
+      }
+      if (at + entryBytes > l2.length) {
         break
       }
       const high = view.getUint32(at)
       const low = view.getUint32(at + 4)
-      if (!isAllocated(clusterType(high, low))) {
+      if (!isAllocated(this.#type(high, low))) {
         continue
       }
-      let maybe: Maybe<Refcount | undefined> = stored.get(Math.floor(hostOffset(high, low) / clusterSize))
+      let maybe: Maybe<Refcount | undefined> = this.#isExternal
+        ? 1
+        : stored.get(Math.floor(hostOffset(high, low) / clusterSize))
       if (maybe instanceof Promise) {
         maybe = await maybe.catch(() => undefined)
       }

@@ -63,6 +63,7 @@ async function sample(options: Record<string, string | number | boolean> = {}): 
     host,
     filename: '/img',
     options: { size: 65536, cluster_size: clusterSize, ...options },
+    createFurtherFile: () => Promise.reject(new Error('one file is enough here')),
     createFile: async (size) => {
       await createFile(layer, '/img', { size })
       return await layer.open('/img', {}, { write: true, protocol: true })

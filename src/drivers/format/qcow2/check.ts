@@ -16,7 +16,7 @@ import { RefcountRebuild } from './check-rebuild.js'
 import { noRepair, type RepairMode } from './check-repair.js'
 import { SnapshotCheck } from './check-snapshots.js'
 import { CheckWalk, hex } from './check-walk.js'
-import { maxL1Bytes, tableEntryBytes } from './constants.js'
+import { Incompatible, maxL1Bytes, tableEntryBytes } from './constants.js'
 import { readInside } from './file-read.js'
 import type { Qcow2Header } from './header.js'
 import type { OverlapCheck } from './overlap.js'
@@ -311,6 +311,9 @@ class ImageCheck {
     const header = this.#header
     walk.count(0, header.clusterSize)
     await walk.countTree(header.l1TableOffset, header.l1Size, true)
+    if ((header.incompatible & Incompatible.dataFile) !== 0 && table.snapshots.length !== 0) {
+      this.#corrupt(`ERROR ${table.snapshots.length} snapshots in image with data file`)
+    }
     for (const snapshot of table.snapshots) {
       const name = `ERROR snapshot ${snapshot.id} (${snapshot.name})`
       if (snapshot.l1TableOffset % BigInt(header.clusterSize) !== 0n) {

@@ -10,7 +10,7 @@ import type { L2Tables } from './l2-tables.js'
 import type { Qcow2Metadata } from './metadata.js'
 
 /** Host clusters set aside for a write, not linked yet. */
-interface Allocation {
+export interface Allocation {
   /** Guest offset of the first cluster. */
   readonly guest: number
   readonly host: number
@@ -27,33 +27,33 @@ interface Allocation {
  * within one L2 slice. Zero clusters that have host clusters of their own reuse them.
  */
 export class ClusterWriter {
-  readonly #meta: Qcow2Metadata
-  readonly #tables: L2Tables
+  protected readonly meta: Qcow2Metadata
+  protected readonly tables: L2Tables
   /** Where the next part of a request that was cut short begins, and where its data would be contiguous. */
   #hintGuest = -1
   #hintHost = 0
-  /** Host offset of clusters found by {@link #decide} that can be reused, or -1. */
-  #reuse = -1
+  /** Host offset of clusters found by {@link decide} that can be reused, or -1. */
+  protected reuse = -1
 
   constructor(meta: Qcow2Metadata, tables: L2Tables) {
-    this.#meta = meta
-    this.#tables = tables
+    this.meta = meta
+    this.tables = tables
   }
 
   /** See MapPath.resolveWrite. */
   resolveWrite(offset: number, bytes: number, plan: WritePlan): Wait {
-    const meta = this.#meta
-    const slice = this.#tables.writable(offset)
+    const meta = this.meta
+    const slice = this.tables.writable(offset)
     // Overwriting in place changes no metadata, so it need not wait for who does.
-    if (slice === undefined || (meta.lock.locked && !this.#isInPlace(slice, offset))) {
+    if (slice === undefined || (meta.lock.locked && !this.isInPlace(slice, offset))) {
       return this.#resolveSlow(offset, bytes, plan)
     }
-    const wanted = this.#decide(slice, offset, bytes, plan)
+    const wanted = this.decide(slice, offset, bytes, plan)
     if (wanted === 0) {
       return undefined
     }
-    if (this.#reuse >= 0) {
-      this.#allocated(plan, offset, bytes, this.#reuse, wanted, true)
+    if (this.reuse >= 0) {
+      this.allocated(plan, offset, bytes, this.reuse, wanted, true)
       return undefined
     }
     if (!this.#tryAllocated(plan, offset, bytes, wanted)) {
@@ -63,8 +63,8 @@ export class ClusterWriter {
     return undefined
   }
 
-  #isInPlace(slice: CachedTable, offset: number): boolean {
-    const at = (this.#tables.l2Index(offset) % this.#meta.sliceEntries) * tableEntryBytes
+  protected isInPlace(slice: CachedTable, offset: number): boolean {
+    const at = (this.tables.l2Index(offset) % this.meta.sliceEntries) * tableEntryBytes
     const high = slice.view.getUint32(at)
     const low = slice.view.getUint32(at + 4)
     return clusterType(high, low) === ClusterType.normal && !needsAllocation(high, low)
@@ -72,7 +72,7 @@ export class ClusterWriter {
 
   /** Allocates from what is in memory and fills the plan; false if more is needed for that. */
   #tryAllocated(plan: WritePlan, offset: number, bytes: number, wanted: number): boolean {
-    const { allocator } = this.#meta
+    const { allocator } = this.meta
     try {
       let clusters = 0
       let host = this.#hintHost
@@ -87,7 +87,7 @@ export class ClusterWriter {
         return false
       }
       this.#checkPlace(host)
-      this.#allocated(plan, offset, bytes, host, clusters, false)
+      this.allocated(plan, offset, bytes, host, clusters, false)
       return true
     } catch (error) {
       this.#unreserve(plan)
@@ -98,25 +98,25 @@ export class ClusterWriter {
   /** Refuses the header's cluster, which only corrupt refcounts make look free. */
   #checkPlace(host: number): void {
     if (host === 0) {
-      throw this.#meta.corruption.signal('Preventing invalid write on metadata (overlaps with qcow2_header)')
+      throw this.meta.corruption.signal('Preventing invalid write on metadata (overlaps with qcow2_header)')
     }
   }
 
   async #resolveSlow(offset: number, bytes: number, plan: WritePlan): Promise<void> {
-    const meta = this.#meta
+    const meta = this.meta
     await meta.locked(async () => {
-      const slice = await this.#tables.makeWritable(offset)
+      const slice = await this.tables.makeWritable(offset)
       let wanted: number
       try {
-        wanted = this.#decide(slice, offset, bytes, plan)
+        wanted = this.decide(slice, offset, bytes, plan)
       } finally {
         meta.l2.release(slice)
       }
       if (wanted === 0) {
         return
       }
-      if (this.#reuse >= 0) {
-        this.#allocated(plan, offset, bytes, this.#reuse, wanted, true)
+      if (this.reuse >= 0) {
+        this.allocated(plan, offset, bytes, this.reuse, wanted, true)
         return
       }
       try {
@@ -130,7 +130,7 @@ export class ClusterWriter {
           host = await meta.allocator.allocate(wanted)
         }
         this.#checkPlace(host)
-        this.#allocated(plan, offset, bytes, host, clusters, false)
+        this.allocated(plan, offset, bytes, host, clusters, false)
       } catch (error) {
         this.#unreserve(plan)
         throw error
@@ -141,7 +141,7 @@ export class ClusterWriter {
   /** Gives back the guest range that the plan reserved. */
   #unreserve(plan: WritePlan): void {
     if (plan.lock !== undefined) {
-      this.#meta.node.allocations.release(plan.lock)
+      this.meta.node.allocations.release(plan.lock)
       plan.lock = undefined
     }
   }
@@ -149,13 +149,13 @@ export class ClusterWriter {
   /**
    * Fills the plan for an overwrite in place, or marks it as conflicting, and returns 0. Otherwise
    * reserves the guest range and returns the number of clusters that need host space: those at
-   * {@link #reuse}, or new ones.
+   * {@link reuse}, or new ones.
    */
-  #decide(slice: CachedTable, offset: number, bytes: number, plan: WritePlan): number {
-    const meta = this.#meta
+  protected decide(slice: CachedTable, offset: number, bytes: number, plan: WritePlan): number {
+    const meta = this.meta
     const { clusterSize } = meta.geometry
     const { view } = slice
-    const first = this.#tables.l2Index(offset) % meta.sliceEntries
+    const first = this.tables.l2Index(offset) % meta.sliceEntries
     const inCluster = offset % clusterSize
     const count = Math.min(meta.sliceEntries - first, Math.ceil((inCluster + bytes) / clusterSize))
     const high = view.getUint32(first * tableEntryBytes)
@@ -193,8 +193,8 @@ export class ClusterWriter {
     if (type === ClusterType.normal && !isNew) {
       const covered = Math.min(bytes, run * clusterSize - inCluster)
       meta.overlap?.check(host + inCluster, covered)
-      plan.inPlace(covered, meta.file, host + inCluster)
-      this.#hint(offset, bytes, covered, host + inCluster)
+      plan.inPlace(covered, meta.data, host + inCluster)
+      this.hint(offset, bytes, covered, host + inCluster)
       return 0
     }
     const guest = offset - inCluster
@@ -213,11 +213,11 @@ export class ClusterWriter {
     if (!plan.reserve(locks, guest, guest + run * clusterSize)) {
       return 0
     }
-    this.#reuse = isNew ? -1 : host
+    this.reuse = isNew ? -1 : host
     return run
   }
 
-  #allocated(
+  protected allocated(
     plan: WritePlan,
     offset: number,
     bytes: number,
@@ -225,37 +225,37 @@ export class ClusterWriter {
     clusters: number,
     keeps: boolean,
   ): void {
-    const { clusterSize } = this.#meta.geometry
+    const { clusterSize } = this.meta.geometry
     const head = offset % clusterSize
     const covered = Math.min(bytes, clusters * clusterSize - head)
     const token: Allocation = { guest: offset - head, host, clusters, keeps }
     const tail = clusters * clusterSize - head - covered
-    plan.allocate(covered, this.#meta.file, host + head, head, tail, false, token)
-    this.#hint(offset, bytes, covered, host + head)
+    plan.allocate(covered, this.meta.data, host + head, head, tail, false, token)
+    this.hint(offset, bytes, covered, host + head)
   }
 
   /** The rest of a request goes right behind its first part, if there is room. */
-  #hint(offset: number, bytes: number, covered: number, host: number): void {
+  protected hint(offset: number, bytes: number, covered: number, host: number): void {
     this.#hintGuest = covered < bytes ? offset + covered : -1
     this.#hintHost = host + covered
   }
 
   /** See MapPath.commitWrite. */
   commitWrite(plan: WritePlan): Wait {
-    const meta = this.#meta
+    const meta = this.meta
     const allocation = plan.token as Allocation
     const ordered = meta.isDirty || (!meta.lazyRefcounts && meta.l2.canOrderAfter(meta.blocks))
     if (!meta.lock.locked && ordered) {
-      const slice = this.#tables.writable(allocation.guest)
-      if (slice !== undefined && (allocation.keeps || !this.#replaces(slice, allocation))) {
-        if (plan.copied) {
+      const slice = this.tables.writable(allocation.guest)
+      if (slice !== undefined && (allocation.keeps || !this.replaces(slice, allocation))) {
+        if (plan.copied || meta.isDirty) {
           meta.l2.orderAfterFlush()
         }
         const wait = meta.isDirty ? undefined : meta.l2.orderAfter(meta.blocks)
         if (wait !== undefined) {
           throw new Error('orderAfter did I/O although it said it would not')
         }
-        this.#link(slice, allocation)
+        this.link(slice, allocation)
         return undefined
       }
     }
@@ -263,17 +263,17 @@ export class ClusterWriter {
   }
 
   async #commitSlow(allocation: Allocation, copied: boolean): Promise<void> {
-    const meta = this.#meta
+    const meta = this.meta
     await meta.locked(async () => {
       const old: [number, number][] = []
       try {
-        const slice = await this.#tables.makeWritable(allocation.guest)
+        const slice = await this.tables.makeWritable(allocation.guest)
         try {
           if (copied) {
             meta.l2.orderAfterFlush()
           }
           await meta.orderLinks()
-          this.#link(slice, allocation, old)
+          this.link(slice, allocation, old)
         } finally {
           meta.l2.release(slice)
         }
@@ -288,8 +288,8 @@ export class ClusterWriter {
   }
 
   /** Whether linking replaces entries that own host space. */
-  #replaces(slice: CachedTable, allocation: Allocation): boolean {
-    const first = this.#tables.l2Index(allocation.guest) % this.#meta.sliceEntries
+  protected replaces(slice: CachedTable, allocation: Allocation): boolean {
+    const first = this.tables.l2Index(allocation.guest) % this.meta.sliceEntries
     for (let i = first; i < first + allocation.clusters; i++) {
       const type = clusterType(
         slice.view.getUint32(i * tableEntryBytes),
@@ -303,10 +303,10 @@ export class ClusterWriter {
   }
 
   /** Enters an allocation into the L2 table; `old` gets the entries that it replaces. */
-  #link(slice: CachedTable, allocation: Allocation, old?: [number, number][]): void {
-    const { clusterSize } = this.#meta.geometry
+  protected link(slice: CachedTable, allocation: Allocation, old?: [number, number][]): void {
+    const { clusterSize } = this.meta.geometry
     const { view } = slice
-    const first = this.#tables.l2Index(allocation.guest) % this.#meta.sliceEntries
+    const first = this.tables.l2Index(allocation.guest) % this.meta.sliceEntries
     for (let i = 0; i < allocation.clusters; i++) {
       const at = (first + i) * tableEntryBytes
       old?.push([view.getUint32(at), view.getUint32(at + 4)])
@@ -314,17 +314,22 @@ export class ClusterWriter {
       view.setUint32(at, (Math.floor(host / 0x100000000) | EntryHigh.copied) >>> 0)
       view.setUint32(at + 4, host % 0x100000000)
     }
-    this.#meta.l2.markDirty(slice)
+    this.meta.l2.markDirty(slice)
+  }
+
+  /** {@link commitWrite} of clusters that are put in place without data. */
+  commitPreallocated(plan: WritePlan): Wait {
+    return this.commitWrite(plan)
   }
 
   /** See MapPath.abortWrite. */
   abortWrite(plan: WritePlan): Wait {
     const allocation = plan.token as Allocation
-    return allocation.keeps ? undefined : this.#meta.locked(() => this.#giveBack(allocation))
+    return allocation.keeps ? undefined : this.meta.locked(() => this.#giveBack(allocation))
   }
 
   async #giveBack(allocation: Allocation): Promise<void> {
-    const { allocator, geometry } = this.#meta
+    const { allocator, geometry } = this.meta
     if (!allocation.keeps) {
       const bytes = allocation.clusters * geometry.clusterSize
       await allocator.free(allocation.host, bytes, 'never', false)
@@ -336,15 +341,15 @@ export class ClusterWriter {
    * and own nothing. The refcounts are counted already. Lock held.
    */
   async linkNew(guest: number, host: number, clusters: number, copied: boolean): Promise<void> {
-    const meta = this.#meta
-    const slice = await this.#tables.makeWritable(guest)
+    const meta = this.meta
+    const slice = await this.tables.makeWritable(guest)
     try {
       if (copied) {
         meta.l2.orderAfterFlush()
       }
       await meta.orderLinks()
       const old: [number, number][] = []
-      this.#link(slice, { guest, host, clusters, keeps: false }, old)
+      this.link(slice, { guest, host, clusters, keeps: false }, old)
       await this.freeEntries(old, 'never')
     } finally {
       meta.l2.release(slice)
@@ -353,7 +358,7 @@ export class ClusterWriter {
 
   /** Takes the references of L2 entries from their host clusters, whatever their type. Lock held. */
   async freeEntries(entries: readonly (readonly [number, number])[], reason: FreeReason): Promise<void> {
-    const { allocator, geometry, corruption } = this.#meta
+    const { allocator, geometry, corruption } = this.meta
     const { clusterSize } = geometry
     let start = 0
     let end = 0

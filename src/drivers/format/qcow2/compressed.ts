@@ -3,7 +3,7 @@ import { truncateNode } from '../../../graph/index.js'
 import type { Codec } from '../../../host/index.js'
 import type { Wait } from '../../../sched/index.js'
 import { compressedEntry, compressedPlace } from './compressed-cookie.js'
-import { CompressionType, tableEntryBytes } from './constants.js'
+import { CompressionType } from './constants.js'
 import { ClusterType, clusterType } from './l2-entry.js'
 import type { L2Tables } from './l2-tables.js'
 import type { Qcow2Metadata } from './metadata.js'
@@ -144,6 +144,9 @@ export class CompressedClusters {
   /** See MapPath.writeCompressed. */
   writeCompressed(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): Wait {
     const { file, geometry, node } = this.#meta
+    if (this.#meta.isExternal) {
+      throw ioError('ENOTSUP', { node: node.nodeName, operation: 'write', offset, bytes })
+    }
     if (bytes === 0) {
       // The last compressed cluster may end anywhere; uncompressed readers like whole sectors.
       return truncateNode(file, file.length, { exact: false, preallocation: 'off', zero: false })
@@ -249,7 +252,7 @@ export class CompressedClusters {
   async #checkUnused(offset: number): Promise<void> {
     const slice = await this.#tables.makeWritable(offset)
     this.#meta.l2.release(slice)
-    const at = (this.#tables.l2Index(offset) % this.#meta.sliceEntries) * tableEntryBytes
+    const at = (this.#tables.l2Index(offset) % this.#meta.sliceEntries) * this.#meta.geometry.entryBytes
     const type = clusterType(slice.view.getUint32(at), slice.view.getUint32(at + 4))
     if (type !== ClusterType.unallocated && type !== ClusterType.zeroPlain) {
       throw ioError('EIO', { node: this.#meta.node.nodeName, operation: 'write', offset })
@@ -265,10 +268,14 @@ export class CompressedClusters {
         await wait
       }
       await this.#meta.event('l2_update_compressed')
-      const at = (this.#tables.l2Index(offset) % sliceEntries) * tableEntryBytes
+      const at = (this.#tables.l2Index(offset) % sliceEntries) * geometry.entryBytes
       const { high, low } = compressedEntry(host, bytes, geometry)
       slice.view.setUint32(at, high)
       slice.view.setUint32(at + 4, low)
+      if (geometry.extendedL2) {
+        slice.view.setUint32(at + 8, 0)
+        slice.view.setUint32(at + 12, 0)
+      }
       l2.markDirty(slice)
     } finally {
       l2.release(slice)

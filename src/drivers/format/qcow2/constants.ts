@@ -64,6 +64,10 @@ export const snapshotHeaderBytes = 40
 
 /** Entries of L1, L2 and refcount tables are 8 bytes. */
 export const tableEntryBytes = 8
+/** Bytes of an extended L2 entry: the plain one, then a bitmap. */
+export const extendedEntryBytes = 16
+/** Parts of a cluster that an extended L2 entry tells apart. */
+export const subclustersPerCluster = 32
 
 /** Largest length of a backing file name, bytes. */
 export const maxBackingFileBytes = 1023

@@ -16,8 +16,11 @@ export interface Qcow2CreateOptions {
   /** log2 of the refcount width in bits. */
   readonly refcountOrder: number
   readonly lazyRefcounts: boolean
+  readonly extendedL2: boolean
   readonly compressionType: number
   readonly preallocation: Preallocation
+  readonly dataFile: string | undefined
+  readonly dataFileRaw: boolean
   readonly backingFile: string | undefined
   readonly backingFormat: string | undefined
   readonly encrypt: Qcow2EncryptCreate | undefined
@@ -39,10 +42,6 @@ function invalid(message: string) {
 
 function rejects(parameter: string, value: unknown) {
   return invalid(`Parameter '${parameter}' does not accept value '${value}'`)
-}
-
-function notSupported(feature: string) {
-  return blockError('ENOTSUP', `qcow2 ${feature} is not supported by this version`)
 }
 
 function text(values: CreateValues, name: string): string | undefined {
@@ -122,19 +121,10 @@ function checkWords(values: CreateValues): void {
   }
 }
 
-function checkSupported(values: CreateValues): void {
-  if (values.extended_l2 === true) {
-    throw notSupported('extended_l2')
-  }
-  if (values.data_file !== undefined) {
-    throw notSupported('data_file')
-  }
-}
-
 /**
  * Checks the options of a create, in QEMU's order and with its texts.
  *
- * @throws EINVAL, or ENOTSUP for features this version does not have
+ * @throws EINVAL
  */
 export function checkCreateOptions(values: CreateValues): Qcow2CreateOptions {
   const encrypt = encryptCreateOptions(values)
@@ -171,6 +161,16 @@ export function checkCreateOptions(values: CreateValues): Qcow2CreateOptions {
   if (values.data_file_raw === true && values.data_file === undefined) {
     throw invalid('data-file-raw requires data-file')
   }
+  const dataFileRaw = values.data_file_raw === true
+  if (dataFileRaw && backingFile !== undefined) {
+    throw invalid('Backing file and data-file-raw cannot be used at the same time')
+  }
+  const dataFile = text(values, 'data_file')
+  if (dataFile !== undefined && version < 3) {
+    throw invalid(
+      'External data files are only supported with compatibility level 1.1 and above (use version=v3 or greater)',
+    )
+  }
   const zstd = text(values, 'compression_type') === 'zstd'
   if (version < 3 && zstd) {
     throw invalid(
@@ -178,15 +178,18 @@ export function checkCreateOptions(values: CreateValues): Qcow2CreateOptions {
         '(use version=v3 or greater)',
     )
   }
-  checkSupported(values)
   return {
     version,
     size: Math.ceil(values.size / 512) * 512,
     clusterSize,
     refcountOrder,
     lazyRefcounts,
+    extendedL2,
     compressionType: zstd ? CompressionType.zstd : CompressionType.zlib,
-    preallocation,
+    // Whoever reads the raw file alone sees what the metadata says: all of it is there.
+    preallocation: dataFileRaw && preallocation === 'off' ? 'metadata' : preallocation,
+    dataFile,
+    dataFileRaw,
     backingFile,
     backingFormat,
     encrypt,

@@ -19,6 +19,7 @@ async function created(options: Values, hostOptions: MemoryHostOptions = {}): Pr
       host,
       filename: '/img',
       options,
+      createFurtherFile: () => Promise.reject(new Error('one file is enough here')),
       createFile: async (size) => {
         await createFile(layer, '/img', { size })
         const node = await layer.open('/img', {}, { write: true, protocol: true })
@@ -173,8 +174,15 @@ describe('refusals in the words of qemu-img', () => {
       `EINVAL Could not assign backing file '${'y'.repeat(1024)}' with format 'raw': ${strerror('EINVAL')}`,
     ],
     [{ data_file_raw: true }, 'EINVAL data-file-raw requires data-file'],
-    [{ data_file: 'd' }, 'ENOTSUP qcow2 data_file is not supported by this version'],
-    [{ extended_l2: true }, 'ENOTSUP qcow2 extended_l2 is not supported by this version'],
+    [
+      { data_file: 'd', compat: '0.10' },
+      'EINVAL External data files are only supported with compatibility level 1.1 and above ' +
+        '(use version=v3 or greater)',
+    ],
+    [
+      { data_file: 'd', data_file_raw: true, backing_file: 'b' },
+      'EINVAL Backing file and data-file-raw cannot be used at the same time',
+    ],
     [
       { extended_l2: true, cluster_size: 4096 },
       'EINVAL Extended L2 entries are only supported with cluster sizes of at least 16384 bytes',

@@ -1,8 +1,10 @@
 import { type BlockError, codeOf, errnoError, prefixed } from '../../../errors/index.js'
 import { type BlockNode, type CreateContext, truncateNode } from '../../../graph/index.js'
 import {
+  Autoclear,
   Compatible,
   CompressionType,
+  extendedEntryBytes,
   headerLengthV2,
   headerLengthV3,
   Incompatible,
@@ -26,26 +28,32 @@ const fixedClusters = 3
 export async function create(context: CreateContext): Promise<void> {
   const options = checkCreateOptions(context.options)
   const { clusterSize, size } = options
-  const l1Size = Math.ceil(size / (clusterSize * (clusterSize / tableEntryBytes)))
+  const entryBytes = options.extendedL2 ? extendedEntryBytes : tableEntryBytes
+  const l1Size = Math.ceil(size / (clusterSize * (clusterSize / entryBytes)))
   if (l1Size > maxL1Bytes / tableEntryBytes) {
     throw errnoError('EFBIG', 'Could not resize image: Failed to grow the L1 table')
   }
   const header = freshHeader(options)
   const clusters = fixedClusters + Math.ceil((l1Size * tableEntryBytes) / clusterSize)
   const simple =
-    options.encrypt === undefined && options.preallocation === 'off' && clusters <= refcountsPerBlock(header)
+    options.dataFile === undefined &&
+    options.encrypt === undefined &&
+    options.preallocation === 'off' &&
+    clusters <= refcountsPerBlock(header)
   // Everything that can be refused is refused before the file exists.
   const named = withBacking(header, options)
   const crypto =
     options.encrypt === undefined ? undefined : await prepareEncryption(context.layer, options.encrypt)
   const file = await context.createFile(0)
+  const data =
+    options.dataFile === undefined ? undefined : await context.createFurtherFile(options.dataFile, 0)
   if (simple) {
     setGuestSize(named, size, l1Size)
     await writeImage(file, named, clusters)
     return
   }
   await writeImage(file, header, fixedClusters)
-  await grow(context, file, options, crypto)
+  await grow(context, file, data, options, crypto)
 }
 
 function refcountsPerBlock(header: Qcow2Header): number {
@@ -71,10 +79,13 @@ function freshHeader(options: Qcow2CreateOptions): Qcow2Header {
     refcountTableClusters: 1,
     snapshotCount: 0,
     snapshotsOffset: 0,
-    incompatible: zstd ? Incompatible.compression : 0,
+    incompatible:
+      (zstd ? Incompatible.compression : 0) |
+      (options.extendedL2 ? Incompatible.extendedL2 : 0) |
+      (options.dataFile === undefined ? 0 : Incompatible.dataFile),
     compatible: options.lazyRefcounts ? Compatible.lazyRefcounts : 0,
     compatibleHigh: 0,
-    autoclear: 0,
+    autoclear: options.dataFileRaw ? Autoclear.dataFileRaw : 0,
     autoclearHigh: 0,
     refcountOrder: options.refcountOrder,
     headerLength: options.version === 2 ? headerLengthV2 : headerLengthV3,
@@ -186,11 +197,19 @@ async function flush(file: BlockNode): Promise<void> {
 async function grow(
   context: CreateContext,
   file: BlockNode,
+  data: BlockNode | undefined,
   options: Qcow2CreateOptions,
   crypto: FreshCrypto | undefined,
 ): Promise<void> {
-  const node = await context.layer.open(undefined, { driver: 'qcow2', file: file.name }, { write: true })
+  const node = await context.layer.open(
+    undefined,
+    { driver: 'qcow2', file: file.name, ...(data === undefined ? {} : { 'data-file': data.name }) },
+    { write: true },
+  )
   try {
+    if (data !== undefined && node.state instanceof Qcow2Image) {
+      await node.state.nameDataFile(data.filename)
+    }
     try {
       await truncateNode(node, options.size, {
         exact: false,

@@ -1,4 +1,4 @@
-import { tableEntryBytes } from './constants.js'
+import { extendedEntryBytes, Incompatible, subclustersPerCluster, tableEntryBytes } from './constants.js'
 import type { Qcow2Header } from './header.js'
 
 /** Host offsets have 56 bits in L1 and L2 entries. */
@@ -9,6 +9,11 @@ export class Geometry {
   readonly version: 2 | 3
   readonly clusterBits: number
   readonly clusterSize: number
+  /** Bytes of an L2 entry: 8, or 16 with an allocation bitmap. */
+  readonly entryBytes: number
+  readonly extendedL2: boolean
+  /** What an L2 entry can tell apart: a 32nd of a cluster with extended entries, else a cluster. */
+  readonly subclusterSize: number
   /** Entries of an L2 table. */
   readonly l2Entries: number
   /** Guest bytes an L1 entry stands for. */
@@ -23,7 +28,10 @@ export class Geometry {
     this.version = header.version
     this.clusterBits = header.clusterBits
     this.clusterSize = header.clusterSize
-    this.l2Entries = header.clusterSize / tableEntryBytes
+    this.extendedL2 = (header.incompatible & Incompatible.extendedL2) !== 0
+    this.entryBytes = this.extendedL2 ? extendedEntryBytes : tableEntryBytes
+    this.subclusterSize = this.extendedL2 ? header.clusterSize / subclustersPerCluster : header.clusterSize
+    this.l2Entries = header.clusterSize / this.entryBytes
     this.l1Span = header.clusterSize * this.l2Entries
     this.refcountOrder = header.refcountOrder
     this.blockEntries = (header.clusterSize * 8) / 2 ** header.refcountOrder

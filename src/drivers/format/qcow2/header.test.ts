@@ -3,7 +3,6 @@ import { describe, expect, test } from 'vitest'
 import { isBlockError } from '../../../errors/index.js'
 import {
   clearAutoclear,
-  describeUnsupported,
   headerBytesNeeded,
   parseHeader,
   type Qcow2Header,
@@ -236,17 +235,6 @@ describe('refusals in the words of qemu-img', () => {
     expect(failure(patched(goldenV3, 56, '00000000'), { check: true })).toBe('accepted')
     expect(failure(patched(goldenV3, 60, 'ffffffff'), { check: true })).toBe('accepted')
     expect(failure(patched(goldenV3, 95, '02'), { noIo: true })).toBe('accepted')
-  })
-
-  test('features of later releases', () => {
-    const of = (change: Partial<Qcow2Header>, mode = {}) =>
-      describeUnsupported({ ...parseHeader(goldenV3), ...change }, mode)?.message
-    expect(of({})).toBeUndefined()
-    expect(of({ incompatible: 4 })).toBe('Unsupported qcow2 feature(s): external data file')
-    expect(of({ incompatible: 16 })).toBe('Unsupported qcow2 feature(s): extended L2 entries')
-    expect(of({ incompatible: 20 }, { noIo: true })).toBeUndefined()
-    expect(of({ incompatible: 1 })).toBeUndefined()
-    expect(of({ cryptMethod: 1 })).toBeUndefined()
   })
 })
 

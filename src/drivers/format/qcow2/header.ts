@@ -1,9 +1,10 @@
-import { type BlockError, blockError, errnoError } from '../../../errors/index.js'
+import { blockError, errnoError } from '../../../errors/index.js'
 import { ByteReader } from './byte-reader.js'
 import {
   Autoclear,
   CompressionType,
   CryptMethod,
+  extendedEntryBytes,
   headerLengthV2,
   headerLengthV3,
   headerLengthV3Min,
@@ -289,7 +290,7 @@ function parseTables(reader: ByteReader, clusterBits: number, incompatible: numb
   const l1TableOffset = table('Active L1 table', 40, l1Size, tableEntryBytes, maxL1Bytes)
   const size = reader.u64(24)
   const extendedL2 = (incompatible & Incompatible.extendedL2) !== 0
-  const l1Needed = l1EntriesFor(size, clusterBits, extendedL2 ? 16 : tableEntryBytes)
+  const l1Needed = l1EntriesFor(size, clusterBits, extendedL2 ? extendedEntryBytes : tableEntryBytes)
   if (l1Needed > 0x7fffffffn) {
     throw blockError('EFBIG', 'Image is too big')
   }
@@ -356,24 +357,6 @@ function checkCompressionType(type: number, featureBit: boolean): void {
       `qcow2: Compression type incompatible feature bit must ${featureBit ? 'not ' : ''}be set`,
     )
   }
-}
-
-/**
- * The error for a valid image that uses what this driver cannot do, or undefined.
- * Where only metadata is asked for,
- * an image without guest data in this file or with another kind of mapping is all right.
- */
-export function describeUnsupported(header: Qcow2Header, mode: HeaderMode = {}): BlockError | undefined {
-  const features: string[] = []
-  if ((header.incompatible & Incompatible.dataFile) !== 0 && mode.noIo !== true) {
-    features.push('external data file')
-  }
-  if ((header.incompatible & Incompatible.extendedL2) !== 0 && mode.noIo !== true) {
-    features.push('extended L2 entries')
-  }
-  return features.length === 0
-    ? undefined
-    : blockError('ENOTSUP', `Unsupported qcow2 feature(s): ${features.join(', ')}`)
 }
 
 /**

@@ -33,6 +33,16 @@ export function checkBytes(image: Uint8Array): RawCheck {
       references.set(c, (references.get(c) ?? 0) + 1)
     }
   }
+  const entryBytes = version === 3 && (view.getUint32(76) & 16) !== 0 ? 16 : 8
+  const checkBitmap = (entry: bigint, bitmap: bigint, what: string): void => {
+    const allocated = bitmap & 0xffffffffn
+    if ((entry & compressedBit) !== 0n ? bitmap !== 0n : (allocated & (bitmap >> 32n)) !== 0n) {
+      corrupt.push(`${what}: bitmap ${bitmap.toString(16)}`)
+    }
+    if ((entry & offsetMask) === 0n && (entry & compressedBit) === 0n && allocated !== 0n) {
+      corrupt.push(`${what}: allocated subclusters without a cluster`)
+    }
+  }
   count(0, clusterSize)
   count(tableOffset, tableClusters * clusterSize)
   if (l1Size > 0) {
@@ -50,8 +60,11 @@ export function checkBytes(image: Uint8Array): RawCheck {
     }
     count(l2, clusterSize)
     flagged.push({ cluster: l2 / clusterSize, what: `L1 entry ${i}`, only: (entry & copiedBit) !== 0n })
-    for (let j = 0; j < clusterSize / 8; j++) {
-      const l2Entry = u64(l2 + j * 8)
+    for (let j = 0; j < clusterSize / entryBytes; j++) {
+      const l2Entry = u64(l2 + j * entryBytes)
+      if (entryBytes === 16) {
+        checkBitmap(l2Entry, u64(l2 + j * 16 + 8), `entry ${i}/${j}`)
+      }
       if ((l2Entry & compressedBit) !== 0n) {
         const shift = BigInt(62 - (clusterBits - 8))
         const offset = Number(l2Entry & ((1n << shift) - 1n))

@@ -46,6 +46,10 @@ import { Resize } from './resize.js'
 import type { RuntimeSettings } from './settings.js'
 import { Qcow2Snapshots } from './snapshot-operations.js'
 import { specificInfo } from './specific-info.js'
+import { SubclusterChanges } from './subcluster-changes.js'
+import { SubclusterMapping } from './subcluster-mapping.js'
+import { SubclusterWriter } from './subcluster-writer.js'
+import { SubclusterEntries } from './subclusters.js'
 import { Qcow2VmState } from './vm-state.js'
 import { ZeroDiscard } from './zero-discard.js'
 
@@ -119,6 +123,21 @@ function outOfService(node: IoNode): MapPath & FlushPath {
   }
 }
 
+/** Plain L2 entries that say all by themselves have the shortest ways. */
+function paths(meta: Qcow2Metadata, tables: L2Tables) {
+  if (!meta.geometry.extendedL2 && !meta.isExternal) {
+    const writer = new ClusterWriter(meta, tables)
+    return { mapping: new Mapping(meta), writer, zeroDiscard: new ZeroDiscard(meta, tables, writer) }
+  }
+  const entries = new SubclusterEntries(meta.geometry, meta.isExternal)
+  const writer = new SubclusterWriter(meta, tables, entries)
+  return {
+    mapping: new SubclusterMapping(meta, entries),
+    writer,
+    zeroDiscard: new SubclusterChanges(meta, tables, writer, entries),
+  }
+}
+
 /** Only version 3 has zero clusters. */
 function zeroFlags({ header }: Qcow2Metadata): number {
   return header.version >= 3 ? ReqFlags.mayUnmap | ReqFlags.noFallback : 0
@@ -149,13 +168,12 @@ export class Qcow2Image implements DriverState {
     this.clusterSize = meta.geometry.clusterSize
     this.supportedZeroFlags = zeroFlags(meta)
     const tables = new L2Tables(meta)
-    const writer = new ClusterWriter(meta, tables)
-    const zeroDiscard = new ZeroDiscard(meta, tables, writer)
+    const { mapping, writer, zeroDiscard } = paths(meta, tables)
     const compressed = new CompressedClusters(meta, tables)
     writer.onCompressedFreed = () => compressed.invalidate()
     this.#zeroDiscard = zeroDiscard
     this.#compressed = compressed
-    const path = new ImagePath(new Mapping(meta), writer, zeroDiscard, compressed)
+    const path = new ImagePath(mapping, writer, zeroDiscard, compressed)
     this.map = meta.crypto === undefined ? path : encryptedPath(path, meta.crypto)
     this.key = keyHooks(meta)
     this.flushPath = { flushToOs: () => meta.flushToOs() }
@@ -211,7 +229,7 @@ export class Qcow2Image implements DriverState {
     if (this.#meta.crypto !== undefined) {
       limits.requestAlignment = Math.max(limits.requestAlignment, sectorBytes)
     }
-    limits.zeroAlignment = this.clusterSize
+    limits.zeroAlignment = this.#meta.geometry.subclusterSize
     limits.discardAlignment = this.clusterSize
   }
 
@@ -238,6 +256,9 @@ export class Qcow2Image implements DriverState {
   async changeBacking(filename: string | undefined, format: string | undefined): Promise<void> {
     const { header } = this.#meta
     const name = filename === '' ? undefined : filename
+    if (name !== undefined && this.#meta.isRawData) {
+      throw ioError('EINVAL')
+    }
     if (name !== undefined && new TextEncoder().encode(name).length > maxBackingFileBytes) {
       throw ioError('EINVAL')
     }
@@ -281,6 +302,14 @@ export class Qcow2Image implements DriverState {
     })
   }
 
+  /** @internal Records the name of a new image's data file. */
+  async nameDataFile(filename: string): Promise<void> {
+    await this.#meta.locked(async () => {
+      this.#meta.header.dataFile = filename
+      await this.#meta.writeHeader()
+    })
+  }
+
   /** @internal Makes a new image an encrypted one. */
   async encrypt(fresh: FreshCrypto): Promise<void> {
     await installEncryption(this.#meta, fresh)
@@ -310,6 +339,7 @@ export class Qcow2Image implements DriverState {
     const fresh = await this.reload?.()
     if (fresh !== undefined) {
       this.#meta.crypto?.dispose()
+      this.#meta.cleaner.stop()
     }
     return fresh
   }
@@ -338,6 +368,7 @@ export class Qcow2Image implements DriverState {
   async close(): Promise<void> {
     const { corruption, host, crypto } = this.#meta
     crypto?.dispose()
+    this.#meta.cleaner.stop()
     await corruption.settled()
     if (corruption.fatal) {
       return

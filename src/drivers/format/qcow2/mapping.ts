@@ -7,19 +7,20 @@ import { compressedCookie } from './compressed-cookie.js'
 import { EntryLow, tableEntryBytes } from './constants.js'
 import { ClusterType, clusterType, hostOffset } from './l2-entry.js'
 import type { Qcow2Metadata } from './metadata.js'
+import { SubclusterType } from './subclusters.js'
 
 /** Extents being gathered: none yet. */
-const noExtent = -1
+export const noExtent = -1
 
 /** Guest to host: walks the L1 and L2 tables and reports extents. */
 export class Mapping {
-  readonly #meta: Qcow2Metadata
+  protected readonly meta: Qcow2Metadata
   /** Tables are loaded and {@link #dataFlags} is known. */
   #ready = false
   #dataFlags = 0
 
   constructor(meta: Qcow2Metadata) {
-    this.#meta = meta
+    this.meta = meta
   }
 
   /** See MapPath.resolveRead. */
@@ -28,20 +29,20 @@ export class Mapping {
     if (!this.#ready) {
       return this.#resolveSlow(offset, end, out)
     }
-    const reached = this.#walk(offset, end, out)
+    const reached = this.walk(offset, end, out)
     return reached >= end ? undefined : this.#resolveSlow(reached, end, out)
   }
 
   async #resolveSlow(offset: number, end: number, out: ExtentSink): Promise<void> {
-    const meta = this.#meta
+    const meta = this.meta
     if (!this.#ready) {
       await meta.locked(() => this.#prepare())
     }
-    let at = this.#walk(offset, end, out)
+    let at = this.walk(offset, end, out)
     while (at < end) {
       const slice = await meta.loadForRead(this.#sliceAt(at))
       try {
-        at = this.#walk(at, end, out)
+        at = this.walk(at, end, out)
       } finally {
         meta.l2.release(slice)
       }
@@ -49,8 +50,8 @@ export class Mapping {
   }
 
   async #prepare(): Promise<void> {
-    if (!this.#meta.loaded) {
-      await this.#meta.load()
+    if (!this.meta.loaded) {
+      await this.meta.load()
     }
     if (!this.#ready) {
       this.#dataFlags = (await this.#isPreallocated()) ? ExtentFlags.recurse : 0
@@ -60,18 +61,18 @@ export class Mapping {
 
   /** Where the slice for `offset` stands; its L1 entry is valid and set. */
   #sliceAt(offset: number): number {
-    const { geometry, l1 } = this.#meta
+    const { geometry, l1 } = this.meta
     const l1Index = Math.floor(offset / geometry.l1Span)
     const l2Index = Math.floor((offset % geometry.l1Span) / geometry.clusterSize)
-    return this.#meta.sliceOffset(l1.tableOffset(l1Index), l2Index)
+    return this.meta.sliceOffset(l1.tableOffset(l1Index), l2Index)
   }
 
   /**
    * Reports extents from `start` on. Returns where it had to stop because an L2 slice is not at hand,
    * or `end` if all is said or no more is wanted.
    */
-  #walk(start: number, end: number, out: ExtentSink): number {
-    const meta = this.#meta
+  protected walk(start: number, end: number, out: ExtentSink): number {
+    const meta = this.meta
     const { l1, l2 } = meta
     const { clusterSize, l1Span } = meta.geometry
     const sliceEntries = meta.sliceEntries
@@ -84,7 +85,7 @@ export class Mapping {
       const tableOffset = l1Index < l1.size ? l1.tableOffset(l1Index) : 0
       if (tableOffset === 0) {
         if (type !== ClusterType.unallocated) {
-          if (type !== noExtent && !this.#report(out, type, at - extentStart, host)) {
+          if (type !== noExtent && !this.report(out, type, at - extentStart, host)) {
             return end
           }
           type = ClusterType.unallocated
@@ -101,7 +102,7 @@ export class Mapping {
       let index = Math.floor((at - l1Index * l1Span) / clusterSize)
       const slice = l2.reach(meta.sliceOffset(tableOffset, index))
       if (slice === undefined) {
-        if (type !== noExtent && !this.#report(out, type, at - extentStart, host)) {
+        if (type !== noExtent && !this.report(out, type, at - extentStart, host)) {
           return end
         }
         return at
@@ -128,7 +129,7 @@ export class Mapping {
             newType === ClusterType.zeroPlain ||
             (newType !== ClusterType.compressed && newHost === host + (at - extentStart)))
         if (!continues) {
-          if (type !== noExtent && !this.#report(out, type, at - extentStart, host)) {
+          if (type !== noExtent && !this.report(out, type, at - extentStart, host)) {
             return end
           }
           type = newType
@@ -139,19 +140,19 @@ export class Mapping {
       }
     }
     if (type !== noExtent) {
-      this.#report(out, type, at - extentStart, host)
+      this.report(out, type, at - extentStart, host)
     }
     return end
   }
 
-  #report(out: ExtentSink, type: number, bytes: number, host: number): boolean {
+  protected report(out: ExtentSink, type: number, bytes: number, host: number): boolean {
     switch (type) {
       case ClusterType.normal:
         return out.data(
           bytes,
-          this.#meta.file,
+          this.meta.data,
           host,
-          this.#meta.crypto === undefined ? this.#dataFlags : ExtentFlags.encoded,
+          this.meta.crypto === undefined ? this.#dataFlags : ExtentFlags.encoded,
         )
       case ClusterType.compressed:
         return out.encoded(bytes, host)
@@ -159,7 +160,11 @@ export class Mapping {
         return out.zero(bytes)
       case ClusterType.zeroAllocated:
         // What an encrypted image holds at an offset is of no use to anybody else.
-        return this.#meta.crypto === undefined ? out.zero(bytes, this.#meta.file, host) : out.zero(bytes)
+        return this.meta.crypto === undefined ? out.zero(bytes, this.meta.data, host) : out.zero(bytes)
+      case SubclusterType.unallocatedAllocated:
+        return this.meta.crypto === undefined
+          ? out.unallocated(bytes, this.meta.data, host)
+          : out.unallocated(bytes)
       default:
         return out.unallocated(bytes)
     }
@@ -167,7 +172,7 @@ export class Mapping {
 
   /** The host offset of an uncompressed entry, 0 for plain zeroes. Throws EIO if the entry is corrupt. */
   #checkedHost(type: number, high: number, low: number, tableOffset: number, index: number): number {
-    const { geometry, corruption } = this.#meta
+    const { geometry, corruption } = this.meta
     if (geometry.version < 3 && (low & EntryLow.zero) !== 0) {
       throw corruption.signal(
         `Zero cluster entry found in pre-v3 image (L2 offset: ${hex(tableOffset)}, L2 index: ${hex(index)})`,
@@ -191,7 +196,7 @@ export class Mapping {
    * preallocated, and only the file knows what is really there.
    */
   async #isPreallocated(): Promise<boolean> {
-    const { file, refcounts, geometry } = this.#meta
+    const { file, refcounts, geometry } = this.meta
     let occupied: number
     try {
       occupied = await allocatedSize(file)

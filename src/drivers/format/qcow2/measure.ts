@@ -10,7 +10,7 @@ import {
 import { ChainStatus, chainStatus } from '../../../io/index.js'
 import { TimeSlice } from '../../../sched/index.js'
 import { bitmapEntryBytes } from './bitmap-directory.js'
-import { defaultClusterSize, maxL1Bytes, tableEntryBytes } from './constants.js'
+import { defaultClusterSize, extendedEntryBytes, maxL1Bytes, tableEntryBytes } from './constants.js'
 import { type CreateValues, checkClusterSize, preallocationOf, refcountOrderOf } from './create-options.js'
 import { passwordOf } from './crypto.js'
 import { refcountMetadata } from './refcount-size.js'
@@ -75,7 +75,7 @@ export async function measure(context: MeasureContext): Promise<MeasureResult> {
     throw blockError('EINVAL', `invalid parameter value: ${values.preallocation}`)
   }
   const luksBytes = values['encrypt.format'] === 'luks' ? roundUp(measureLuks(context), clusterSize) : 0
-  const l2EntryBytes = extendedL2 ? 16 : tableEntryBytes
+  const l2EntryBytes = extendedL2 ? extendedEntryBytes : tableEntryBytes
   let size = roundUp(Number(values.size ?? 0), clusterSize)
   if (Math.ceil(size / clusterSize / (clusterSize / l2EntryBytes)) * tableEntryBytes > maxL1Bytes) {
     throw blockError('EFBIG', 'The image size is too large (try using a larger cluster size)')

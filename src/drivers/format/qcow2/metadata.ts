@@ -1,12 +1,13 @@
 import { codeOf, errnoError } from '../../../errors/index.js'
-import { TableCache } from '../../../formatkit/index.js'
+import { TableCache, type TableFile } from '../../../formatkit/index.js'
 import type { BlockChild, BlockNode } from '../../../graph/index.js'
 import type { Host } from '../../../host/index.js'
 import type { DebugEvent, IoNode } from '../../../io/index.js'
-import { Mutex, type Wait } from '../../../sched/index.js'
+import { Mutex, monotonicClock, type Wait } from '../../../sched/index.js'
 import { ClusterAllocator, type DiscardPolicy } from './allocate.js'
+import { CacheCleaner } from './cache-clean.js'
 import type { CacheSizes } from './cache-sizes.js'
-import { Incompatible, tableEntryBytes } from './constants.js'
+import { Autoclear, Incompatible, tableEntryBytes } from './constants.js'
 import { type CorruptImage, CorruptionReport } from './corruption.js'
 import type { Qcow2Crypto } from './crypto.js'
 import { readPadded } from './file-read.js'
@@ -25,6 +26,8 @@ const blockEvents = { load: 'refblock_load', update: 'refblock_update_part' } as
 export interface MetadataOptions {
   readonly node: IoNode
   readonly file: BlockChild
+  /** Where guest data lives, if that is a file of its own. */
+  readonly dataFile?: BlockChild | undefined
   readonly host: Host
   readonly header: Qcow2Header
   readonly caches: CacheSizes
@@ -51,6 +54,10 @@ export interface MetadataOptions {
 export class Qcow2Metadata {
   readonly node: IoNode
   readonly #fileEdge: BlockChild
+  readonly #dataEdge: BlockChild
+  readonly #tableFile: TableFile
+  /** Guest data lives in a file of its own, at the guest's offsets. */
+  readonly isExternal: boolean
   readonly host: Host
   readonly header: Qcow2Header
   geometry: Geometry
@@ -71,6 +78,10 @@ export class Qcow2Metadata {
   overlap: OverlapCheck | undefined = undefined
   /** Refcounts may lag behind once the image is marked dirty. */
   lazyRefcounts = false
+  /** Discarded clusters keep their host clusters (option `discard-no-unref`). */
+  discardNoUnref = false
+  /** Lets go of tables that are not in use. */
+  readonly cleaner: CacheCleaner
   /** Internal snapshots in the order of the table, and the bytes it has in the file. */
   readonly snapshots: Qcow2Snapshot[] = []
   snapshotTableBytes = 0
@@ -81,14 +92,27 @@ export class Qcow2Metadata {
     const { node, file, host, header, caches } = options
     this.node = node
     this.#fileEdge = file
+    this.#dataEdge = options.dataFile ?? file
+    this.isExternal = (header.incompatible & Incompatible.dataFile) !== 0
     this.host = host
     this.emit = options.emit ?? (() => undefined)
     this.crypto = options.crypto
     this.header = header
     this.geometry = new Geometry(header)
-    this.l2 = new TableCache(file, caches.l2EntryBytes, caches.l2Entries, l2Events)
-    this.sliceEntries = caches.l2EntryBytes / tableEntryBytes
+    const dataEdge = this.#dataEdge
+    this.#tableFile =
+      dataEdge === file
+        ? file
+        : {
+            get node() {
+              return file.node
+            },
+            flushData: () => dataEdge.node.flush(),
+          }
+    this.l2 = new TableCache(this.#tableFile, caches.l2EntryBytes, caches.l2Entries, l2Events)
+    this.sliceEntries = caches.l2EntryBytes / this.geometry.entryBytes
     this.blocks = new TableCache(file, header.clusterSize, caches.refcountEntries, blockEvents)
+    this.cleaner = new CacheCleaner(host.clock ?? monotonicClock, () => [this.l2, this.blocks])
     this.refcounts = new Refcounts(this)
     this.allocator = new ClusterAllocator(this, options.discards)
     this.corruption = new CorruptionReport(this)
@@ -99,6 +123,16 @@ export class Qcow2Metadata {
     return this.#fileEdge.node
   }
 
+  /** The node that holds guest data: {@link file}, unless there is an external data file. */
+  get data(): BlockNode {
+    return this.#dataEdge.node
+  }
+
+  /** The external data file must read like the guest's disk. */
+  get isRawData(): boolean {
+    return this.isExternal && (this.header.autoclear & Autoclear.dataFileRaw) !== 0
+  }
+
   /** Tells those who debug the file that the driver reached `name`; what follows waits for the result. */
   event(name: DebugEvent): Wait {
     return this.file.debug?.event(name)
@@ -107,8 +141,8 @@ export class Qcow2Metadata {
   /** Takes other cache sizes into use. The caches have been written back and nothing is in flight. */
   resizeCaches(caches: CacheSizes): void {
     if (caches.l2EntryBytes !== this.l2.tableBytes) {
-      this.l2 = new TableCache(this.#fileEdge, caches.l2EntryBytes, caches.l2Entries, l2Events)
-      this.sliceEntries = caches.l2EntryBytes / tableEntryBytes
+      this.l2 = new TableCache(this.#tableFile, caches.l2EntryBytes, caches.l2Entries, l2Events)
+      this.sliceEntries = caches.l2EntryBytes / this.geometry.entryBytes
     }
     this.l2.capacity = caches.l2Entries
     this.blocks.capacity = caches.refcountEntries
@@ -157,7 +191,7 @@ export class Qcow2Metadata {
 
   /** File offset of the cached slice that holds entry `index` of the L2 table at `tableOffset`. */
   sliceOffset(tableOffset: number, index: number): number {
-    return tableOffset + (index - (index % this.sliceEntries)) * tableEntryBytes
+    return tableOffset + (index - (index % this.sliceEntries)) * this.geometry.entryBytes
   }
 
   /** Brings a slice of an L2 table into the cache and pins it, for reading: the lock is taken only if needed. */
@@ -181,11 +215,14 @@ export class Qcow2Metadata {
     if (this.lazyRefcounts && !this.isDirty) {
       await this.#markDirty()
     }
-    if (!this.isDirty) {
-      const wait = this.l2.orderAfter(this.blocks)
-      if (wait !== undefined) {
-        await wait
-      }
+    if (this.isDirty) {
+      // No refcounts go first whose flush would take the data along.
+      this.l2.orderAfterFlush()
+      return
+    }
+    const wait = this.l2.orderAfter(this.blocks)
+    if (wait !== undefined) {
+      await wait
     }
   }
 

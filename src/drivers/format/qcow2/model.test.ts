@@ -24,6 +24,7 @@ interface Shape {
   readonly backing: number
   readonly delayed: boolean
   readonly sliced: boolean
+  readonly extended?: boolean
   readonly seed: number
 }
 
@@ -91,6 +92,7 @@ class Run {
       compat: shape.version === 2 ? '0.10' : '1.1',
       cluster_size: shape.clusterSize,
       refcount_bits: shape.refcountBits,
+      ...(shape.extended === true ? { extended_l2: true } : {}),
       ...(shape.backing === 0 ? {} : { backing_file: 'base', backing_fmt: 'raw' }),
     })
   }
@@ -238,6 +240,23 @@ function shapes(): Shape[] {
           const sliced = seed % 2 === 0
           all.push({ version: 3, clusterSize, refcountBits, backing, delayed, sliced, seed: seed++ })
         }
+      }
+    }
+  }
+  for (const clusterSize of [16384, 65536]) {
+    for (const delayed of [false, true]) {
+      for (const backing of [0, 0.5, 1.3]) {
+        const sliced = seed % 2 === 0
+        all.push({
+          version: 3,
+          clusterSize,
+          refcountBits: 16,
+          backing,
+          delayed,
+          sliced,
+          extended: true,
+          seed: seed++,
+        })
       }
     }
   }

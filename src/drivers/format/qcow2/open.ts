@@ -1,12 +1,18 @@
-import { codeOf, errnoError } from '../../../errors/index.js'
-import type { CheckFailure, CheckResult, OpenContext } from '../../../graph/index.js'
+import { blockError, codeOf, errnoError } from '../../../errors/index.js'
+import {
+  type BlockChild,
+  type CheckFailure,
+  type CheckResult,
+  type OpenContext,
+  Role,
+} from '../../../graph/index.js'
 import type { Host } from '../../../host/index.js'
 import type { IoNode } from '../../../io/index.js'
 import { PersistentBitmaps } from './bitmap-store.js'
-import { headerLengthV3 } from './constants.js'
+import { headerLengthV3, Incompatible } from './constants.js'
 import { openCrypto } from './crypto.js'
 import { readPadded } from './file-read.js'
-import { clearAutoclear, describeUnsupported, headerBytesNeeded, parseHeader } from './header.js'
+import { clearAutoclear, headerBytesNeeded, parseHeader, type Qcow2Header } from './header.js'
 import { Qcow2Image } from './image.js'
 import { Qcow2Metadata } from './metadata.js'
 import { OverlapCheck } from './overlap.js'
@@ -28,16 +34,14 @@ export async function open(context: OpenContext): Promise<Qcow2Image> {
   const write = flags.write && !node.readOnly
   const mode = { check: flags.check, write, noIo: flags.noIo }
   const header = parseHeader(await readHeader(file), mode)
-  const unsupported = describeUnsupported(header, mode)
-  if (unsupported !== undefined) {
-    throw unsupported
-  }
   for (const warning of header.warnings) {
     host.warn(`warning: ${warning}`)
   }
   const settings = runtimeSettings(context.options, header, node.unmapAllowed)
   const crypto = await openCrypto(context.layer, node, file, header, settings.encrypt, flags.noIo)
+  const dataFile = await openDataFile(context, header)
   const meta = new Qcow2Metadata({
+    dataFile,
     crypto,
     node,
     file: context.file,
@@ -55,6 +59,7 @@ export async function open(context: OpenContext): Promise<Qcow2Image> {
     },
   })
   meta.lazyRefcounts = settings.lazyRefcounts
+  meta.discardNoUnref = settings.discardNoUnref
   if (!flags.check) {
     const table = await readSnapshotTable(file, header)
     meta.snapshots.push(...table.snapshots)
@@ -84,7 +89,37 @@ export async function open(context: OpenContext): Promise<Qcow2Image> {
   if (write && !flags.check && !flags.inactive && meta.isDirty) {
     await repairDirty(image, host)
   }
+  meta.cleaner.start(settings.cacheCleanInterval)
   return image
+}
+
+/**
+ * The file that holds the guest data, if that is not this one: the one the options name, or the one the
+ * image does. Who only looks at metadata does without.
+ *
+ * @throws EINVAL with QEMU's text if there is none, or one that the image does not have
+ */
+async function openDataFile(context: OpenContext, header: Qcow2Header): Promise<BlockChild | undefined> {
+  const { options, flags } = context
+  if (flags.noIo) {
+    options.takeSubtree('data-file.')
+    options.delete('data-file')
+    return undefined
+  }
+  const given = await context.openChild('data-file', Role.data, true)
+  if ((header.incompatible & Incompatible.dataFile) === 0) {
+    if (given !== undefined) {
+      throw blockError('EINVAL', "'data-file' can only be set for images with an external data file")
+    }
+    return undefined
+  }
+  if (given !== undefined) {
+    return given
+  }
+  if (header.dataFile === undefined) {
+    throw blockError('EINVAL', "'data-file' is required for this image")
+  }
+  return await context.openImplicitChild('data-file', Role.data, header.dataFile)
 }
 
 /** Brings the refcounts of an image up to date that was not closed. Messages go to the user. */

@@ -22,6 +22,11 @@ export const qcow2RuntimeOptions = defineOptions({
     help: 'Generate discard requests when other clusters are freed',
     default: false,
   },
+  'discard-no-unref': {
+    type: 'bool',
+    help: 'Do not unreference discarded clusters',
+    default: false,
+  },
   'overlap-check': {
     type: 'string',
     help:

@@ -386,6 +386,7 @@ describe.runIf(oracle)('create and measure', () => {
         host: layer.host,
         filename: target,
         options: typed(options, size),
+        createFurtherFile: () => Promise.reject(new Error('one file is enough here')),
         createFile: async (bytes) => {
           await createFile(layer, target, { size: bytes })
           const node = await layer.open(target, {}, { write: true, protocol: true })

@@ -21,9 +21,11 @@ export class ImageRepair implements Qcow2Repair {
   }
 
   async snapshotsRead(table: SnapshotTable): Promise<void> {
-    const { snapshots, overlap } = this.#meta
+    const { snapshots, overlap, header, file } = this.#meta
     snapshots.splice(0, snapshots.length, ...table.snapshots)
-    this.#meta.snapshotTableBytes = table.bytes
+    // A table that claims more than the file has must not keep everything behind the end for itself.
+    const inFile = Math.max(0, file.length - header.snapshotsOffset)
+    this.#meta.snapshotTableBytes = Math.min(table.bytes, inFile)
     await overlap?.load()
   }
 

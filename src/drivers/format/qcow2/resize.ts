@@ -1,9 +1,8 @@
 import { type BlockError, blockError, codeOf, errnoError, ioError, prefixed } from '../../../errors/index.js'
-import { type TruncateOptions, truncateNode } from '../../../graph/index.js'
+import { type Preallocation, type TruncateOptions, truncateNode } from '../../../graph/index.js'
 import { ReqFlags, WritePlan } from '../../../io/index.js'
 import type { PersistentBitmaps } from './bitmap-store.js'
 import type { ClusterWriter } from './cluster.js'
-import { tableEntryBytes } from './constants.js'
 import type { L2Tables } from './l2-tables.js'
 import type { Qcow2Metadata } from './metadata.js'
 import type { ZeroDiscard } from './zero-discard.js'
@@ -80,6 +79,9 @@ export class Resize {
         throw error
       }
     }
+    if (how.preallocation === 'off' && this.#meta.isExternal) {
+      await truncateNode(this.#meta.data, length, { exact: how.exact, preallocation: 'off', zero: false })
+    }
     const field = new Uint8Array(8)
     const view = new DataView(field.buffer)
     view.setUint32(0, Math.floor(length / 0x100000000))
@@ -94,7 +96,10 @@ export class Resize {
   async #prepareNewPart(old: number, length: number, how: TruncateOptions): Promise<void> {
     let zero = how.zero
     if (how.preallocation === 'metadata') {
-      await this.#preallocateMetadata(old, length)
+      await this.#preallocateMetadata(old, length, 'off')
+    } else if (how.preallocation !== 'off' && this.#meta.isExternal) {
+      // Every guest cluster has its place there: the file itself is asked for the space.
+      await this.#preallocateMetadata(old, length, how.preallocation)
     } else if (how.preallocation !== 'off') {
       zero = !(await this.#preallocateData(old, length, how.preallocation, zero)) && zero
     }
@@ -145,12 +150,17 @@ export class Resize {
     return last
   }
 
-  /** Allocates and links clusters without writing them; the file becomes long enough to hold them. */
-  async #preallocateMetadata(old: number, length: number): Promise<void> {
-    const { file, node } = this.#meta
+  /**
+   * Allocates and links clusters without writing them; the file becomes long enough to hold them, by way
+   * of `preallocation`.
+   */
+  async #preallocateMetadata(old: number, length: number, preallocation: Preallocation): Promise<void> {
+    const { data, geometry, node } = this.#meta
     const plan = new WritePlan()
     let end = 0
-    for (let at = old; at < length; ) {
+    // A subcluster is in use or not: one that holds data already cannot be completed in advance.
+    const start = geometry.extendedL2 ? geometry.clusterEnd(old) : old
+    for (let at = start; at < length; ) {
       await step('Allocating clusters failed', async () => {
         const wait = this.#writer.resolveWrite(at, length - at, plan)
         if (wait !== undefined) {
@@ -168,8 +178,8 @@ export class Resize {
       end = plan.targetOffset + plan.bytes
       at += plan.bytes
     }
-    if (end > file.length) {
-      await truncateNode(file, end, { exact: false, preallocation: 'off', zero: false })
+    if (end > data.length) {
+      await truncateNode(data, end, { exact: false, preallocation, zero: false })
     }
   }
 
@@ -181,7 +191,7 @@ export class Resize {
           await this.#copyHead(at - plan.headBytes, plan.headBytes, plan.targetOffset - plan.headBytes)
           plan.copied = true
         }
-        if (plan.tailBytes !== 0) {
+        if (plan.tailBytes !== 0 && !this.#meta.geometry.extendedL2) {
           // Only past the end of the disk, where everything is zero.
           await this.#write(plan.targetOffset + plan.bytes, new Uint8Array(plan.tailBytes))
         }
@@ -189,7 +199,7 @@ export class Resize {
         await this.#writer.abortWrite(plan)
         throw error
       }
-      await this.#writer.commitWrite(plan)
+      await this.#writer.commitPreallocated(plan)
     } finally {
       if (plan.lock !== undefined) {
         this.#meta.node.allocations.release(plan.lock)
@@ -210,7 +220,7 @@ export class Resize {
   }
 
   async #write(host: number, data: Uint8Array): Promise<void> {
-    const wait = this.#meta.file.write(host, data.length, data, 0, 0)
+    const wait = this.#meta.data.write(host, data.length, data, 0, 0)
     if (wait !== undefined) {
       await wait
     }
@@ -230,10 +240,13 @@ export class Resize {
     const meta = this.#meta
     const { geometry, allocator } = meta
     const { clusterSize } = geometry
-    const guest = geometry.clusterStart(old)
+    const guest = geometry.extendedL2 ? geometry.clusterEnd(old) : geometry.clusterStart(old)
+    if (guest >= length) {
+      return false
+    }
     const clusters = geometry.clusters(length - guest)
     // One more than needed for an aligned range: it may begin and end inside L2 tables.
-    const l2Tables = Math.ceil(clusters / (clusterSize / tableEntryBytes)) + 1
+    const l2Tables = Math.ceil(clusters / geometry.l2Entries) + 1
     const host = await meta.locked(async () => {
       await meta.flushL2()
       const last = await step('Failed to resize refcount structures', () => meta.refcounts.growth.lastUsed())
@@ -255,7 +268,7 @@ export class Resize {
     let zeroed = false
     try {
       zeroed = await this.#growFile(host, clusters * clusterSize, preallocation, zero)
-      if (guest !== old) {
+      if (guest < old) {
         await this.#copyHead(guest, old - guest, host)
       }
     } catch (error) {
@@ -263,7 +276,7 @@ export class Resize {
       throw error
     }
     await step('Failed to update L2 tables', () =>
-      meta.locked(() => this.#linkAll(guest, host, clusters, guest !== old)),
+      meta.locked(() => this.#linkAll(guest, host, clusters, guest < old)),
     )
     return zeroed
   }
@@ -317,7 +330,7 @@ export class Resize {
 
   async #zeroNewPart(old: number, length: number): Promise<void> {
     const { node, geometry } = this.#meta
-    const start = geometry.clusterEnd(old)
+    const start = Math.ceil(old / geometry.subclusterSize) * geometry.subclusterSize
     if (start < length) {
       await step('Failed to zero out new clusters', async () => {
         const out = { bytes: 0 }

@@ -2,7 +2,7 @@ import { blockError } from '../../../errors/index.js'
 import { type OptionDict, type OptionsOf, takeOptions } from '../../../options/index.js'
 import type { DiscardPolicy } from './allocate.js'
 import { type CacheSizes, cacheSizes } from './cache-sizes.js'
-import { Compatible, CryptMethod } from './constants.js'
+import { Compatible, CryptMethod, extendedEntryBytes, Incompatible, tableEntryBytes } from './constants.js'
 import { checkEncryptFormat, type EncryptOptions } from './crypto.js'
 import type { Qcow2Header } from './header.js'
 import { qcow2RuntimeOptions } from './options.js'
@@ -17,6 +17,9 @@ export interface RuntimeSettings {
   readonly discards: DiscardPolicy
   /** Refcounts may lag behind while the image is marked dirty. */
   readonly lazyRefcounts: boolean
+  readonly discardNoUnref: boolean
+  /** Seconds; 0: never. */
+  readonly cacheCleanInterval: number
   readonly protectedStructures: ReturnType<typeof protectedStructures>
   readonly encrypt: EncryptOptions
 }
@@ -41,23 +44,36 @@ export function runtimeSettings(
       }
     }
   }
-  const caches = () => cacheSizes(options, header.size, header.clusterSize)
+  const entryBytes =
+    (header.incompatible & Incompatible.extendedL2) !== 0 ? extendedEntryBytes : tableEntryBytes
+  const caches = () => cacheSizes(options, header.size, header.clusterSize, entryBytes)
   caches()
   return {
     caches,
     discards: discardPolicy(options, unmapAllowed),
     lazyRefcounts: options['lazy-refcounts'] ?? (header.compatible & Compatible.lazyRefcounts) !== 0,
+    cacheCleanInterval: options['cache-clean-interval'] ?? defaultCacheCleanInterval,
+    discardNoUnref: options['discard-no-unref'] === true,
     protectedStructures: protectedStructures(options),
     encrypt: { format: options['encrypt.format'], keySecret: options['encrypt.key-secret'] },
   }
 }
 
+/** Seconds. */
+const defaultCacheCleanInterval = 600
+
 function checkOptions(options: RuntimeOptions, header: Qcow2Header): void {
+  if ((options['cache-clean-interval'] ?? 0) > 0xffffffff) {
+    throw blockError('EINVAL', 'Cache clean interval too big')
+  }
   if (options['lazy-refcounts'] === true && header.version < 3) {
     throw blockError(
       'EINVAL',
       'Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level',
     )
+  }
+  if (options['discard-no-unref'] === true && header.version < 3) {
+    throw blockError('EINVAL', 'discard-no-unref is only supported since qcow2 version 3')
   }
   const overlap = options['overlap-check']
   const template = options['overlap-check.template']

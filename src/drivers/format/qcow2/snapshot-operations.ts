@@ -41,9 +41,17 @@ export class Qcow2Snapshots implements SnapshotOperations {
     this.#refcounts = new SnapshotRefcounts(parts.meta)
   }
 
+  /** A data file cannot be shared between the guest and its snapshots. */
+  #refuseExternal(): void {
+    if (this.#meta.isExternal) {
+      throw ioError('ENOTSUP')
+    }
+  }
+
   /** @throws EFBIG at 65536 snapshots, EEXIST, ENOTSUP with an external data file, EINVAL for a full refcount */
   async create(snapshot: NewSnapshot): Promise<void> {
     const meta = this.#meta
+    this.#refuseExternal()
     const { snapshots, header, geometry, l1 } = meta
     if (snapshots.length >= maxSnapshots) {
       throw ioError('EFBIG')
@@ -113,6 +121,7 @@ export class Qcow2Snapshots implements SnapshotOperations {
 
   /** @throws ENOENT `Failed to load snapshot: …`, as for every other failure */
   async apply(id: string): Promise<void> {
+    this.#refuseExternal()
     const index = this.#find(id, undefined) ?? this.#find(undefined, id)
     const snapshot = index === undefined ? undefined : this.#meta.snapshots[index]
     if (snapshot === undefined) {
@@ -146,6 +155,7 @@ export class Qcow2Snapshots implements SnapshotOperations {
 
   /** @throws ENOENT `Can't find the snapshot`, or what could not be done */
   async remove(id: string, name: string): Promise<void> {
+    this.#refuseExternal()
     const index = this.#find(id, name)
     const { snapshots } = this.#meta
     const snapshot = index === undefined ? undefined : snapshots[index]

@@ -103,13 +103,13 @@ export class SnapshotRefcounts {
   /** Changes the refcounts of what the entries refer to, runs of clusters at a time. */
   async #countEntries(slice: CachedTable, change: 1 | -1): Promise<void> {
     const { geometry, sliceEntries } = this.#meta
-    const { clusterSize } = geometry
+    const { clusterSize, entryBytes } = geometry
     const { view } = slice
     let start = 0
     let end = 0
     for (let i = 0; i < sliceEntries; i++) {
-      const high = view.getUint32(i * tableEntryBytes)
-      const low = view.getUint32(i * tableEntryBytes + 4)
+      const high = view.getUint32(i * entryBytes)
+      const low = view.getUint32(i * entryBytes + 4)
       const type = clusterType(high, low)
       if (type === ClusterType.compressed) {
         const { offset, bytes } = compressedPlace(compressedCookie(high, low, geometry), geometry)
@@ -134,7 +134,7 @@ export class SnapshotRefcounts {
     const { geometry, corruption, sliceEntries } = this.#meta
     if (host % geometry.clusterSize !== 0) {
       const table = geometry.clusterStart(slice.offset)
-      const inTable = ((slice.offset - table) / (sliceEntries * tableEntryBytes)) * sliceEntries + index
+      const inTable = ((slice.offset - table) / (sliceEntries * geometry.entryBytes)) * sliceEntries + index
       throw corruption.signal(
         `Cluster allocation offset ${hex(host)} unaligned (L2 offset: ${hex(table)}, L2 index: ${hex(inTable)})`,
       )
@@ -145,10 +145,11 @@ export class SnapshotRefcounts {
   /** Sets COPIED where the refcount is 1 and clears it elsewhere. */
   async #flagEntries(slice: CachedTable, table: number): Promise<void> {
     const { l2, blocks, refcounts, geometry, overlap, sliceEntries } = this.#meta
+    const { entryBytes } = geometry
     const { view } = slice
     for (let i = 0; i < sliceEntries; i++) {
-      const high = view.getUint32(i * tableEntryBytes)
-      const low = view.getUint32(i * tableEntryBytes + 4)
+      const high = view.getUint32(i * entryBytes)
+      const low = view.getUint32(i * entryBytes + 4)
       const type = clusterType(high, low)
       let only = false
       if (type === ClusterType.normal || type === ClusterType.zeroAllocated) {
@@ -165,7 +166,7 @@ export class SnapshotRefcounts {
             await wait
           }
         }
-        view.setUint32(i * tableEntryBytes, flagged)
+        view.setUint32(i * entryBytes, flagged)
         l2.markDirty(slice)
       }
     }

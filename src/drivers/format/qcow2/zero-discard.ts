@@ -4,12 +4,12 @@ import type { Wait } from '../../../sched/index.js'
 import type { FreeReason } from './allocate.js'
 import type { ClusterWriter } from './cluster.js'
 import { EntryHigh, EntryLow, tableEntryBytes } from './constants.js'
-import { ClusterType, clusterType } from './l2-entry.js'
+import { ClusterType, clusterType, hostOffset } from './l2-entry.js'
 import type { L2Tables } from './l2-tables.js'
 import type { Qcow2Metadata } from './metadata.js'
 
 /** What becomes of clusters. */
-type Change =
+export type Change =
   /** Read as zeroes; keep their host clusters. */
   | 'zero'
   /** Read as zeroes; give their host clusters back. */
@@ -21,30 +21,34 @@ type Change =
 
 /** Changes whole clusters without data: write-zeroes, discard, and cutting an image short. */
 export class ZeroDiscard {
-  readonly #meta: Qcow2Metadata
-  readonly #tables: L2Tables
+  protected readonly meta: Qcow2Metadata
+  protected readonly tables: L2Tables
   readonly #writer: ClusterWriter
 
+  /** Host clusters whose contents are of no interest any more, though they stay in use. */
+  readonly #kept: number[] = []
+
   constructor(meta: Qcow2Metadata, tables: L2Tables, writer: ClusterWriter) {
-    this.#meta = meta
-    this.#tables = tables
+    this.meta = meta
+    this.tables = tables
     this.#writer = writer
   }
 
-  get #hasBacking(): boolean {
-    return this.#meta.node.backingNode !== undefined
+  protected get hasBacking(): boolean {
+    return this.meta.node.backingNode !== undefined
   }
 
   /** See MapPath.zero. */
   zero(offset: number, bytes: number, flags: number, out: RangeResult): Wait {
-    const { geometry, node } = this.#meta
-    if (geometry.version < 3 && this.#hasBacking) {
+    const { geometry, node } = this.meta
+    if (geometry.version < 3 && this.hasBacking) {
       // Version 2 has no zero clusters, and unallocated ones would show the backing file.
       return undefined
     }
-    const head = offset % geometry.clusterSize
+    const unit = geometry.subclusterSize
+    const head = offset % unit
     const end = offset + bytes
-    const tail = end === node.length ? 0 : geometry.clusterEnd(end) - end
+    const tail = end === node.length ? 0 : Math.ceil(end / unit) * unit - end
     if (head !== 0 || tail !== 0) {
       return this.#zeroPart(offset - head, head, tail, bytes, flags, out)
     }
@@ -53,42 +57,58 @@ export class ZeroDiscard {
 
   async #zeroWhole(offset: number, end: number, flags: number, out: RangeResult): Promise<void> {
     const unmap = (flags & ReqFlags.mayUnmap) !== 0
-    await this.change(offset, end, this.#meta.geometry.version < 3 ? 'discard' : unmap ? 'unmap' : 'zero')
-    out.bytes = end - offset
+    const how = this.meta.geometry.version < 3 ? 'discard' : unmap ? 'unmap' : 'zero'
+    const zeroed = this.zeroData(offset, end, flags)
+    if (zeroed !== undefined) {
+      await zeroed
+    }
+    let at = offset
+    while (at < end) {
+      const reached = await this.#changeSlice(at, end, how, false)
+      if (reached === at) {
+        break
+      }
+      at = reached
+    }
+    out.bytes = Math.min(at, end) - offset
   }
 
-  /** Zeroes part of a cluster by zeroing all of it, if the rest reads as zeroes already. */
+  /** Zeroes part of a (sub)cluster by zeroing all of it, if the rest reads as zeroes already. */
   async #zeroPart(
-    cluster: number,
+    unit: number,
     head: number,
     tail: number,
     bytes: number,
     flags: number,
     out: RangeResult,
   ): Promise<void> {
-    const meta = this.#meta
-    const { clusterSize } = meta.geometry
-    const start = cluster + head
+    const meta = this.meta
+    const { subclusterSize } = meta.geometry
+    const start = unit + head
     if (
-      head + bytes + tail > clusterSize ||
-      !(await readsAsZero(meta.node, cluster, head)) ||
+      head + bytes + tail > subclusterSize ||
+      !(await readsAsZero(meta.node, unit, head)) ||
       !(await readsAsZero(meta.node, start + bytes, tail))
     ) {
       return
     }
+    const zeroed = this.zeroData(start, start + bytes, flags)
+    if (zeroed !== undefined) {
+      await zeroed
+    }
     // A write may have come in between: look again, with nothing in flight and in one synchronous
     // block with the change.
     const unmap = meta.geometry.version < 3 ? 'discard' : (flags & ReqFlags.mayUnmap) !== 0 ? 'unmap' : 'zero'
-    const changed = await this.#changeSlice(cluster, cluster + clusterSize, unmap, true)
-    out.bytes = changed === cluster ? 0 : bytes
+    const changed = await this.#changeSlice(unit, unit + subclusterSize, unmap, true)
+    out.bytes = changed === unit ? 0 : bytes
   }
 
   /** See MapPath.discard. */
   discard(offset: number, bytes: number, out: RangeResult): Wait {
-    const { geometry, node } = this.#meta
+    const { geometry, node } = this.meta
     const end = offset + bytes
     if (
-      (geometry.version < 3 && this.#hasBacking) ||
+      (geometry.version < 3 && this.hasBacking) ||
       offset % geometry.clusterSize !== 0 ||
       (end % geometry.clusterSize !== 0 && end !== node.length)
     ) {
@@ -98,6 +118,10 @@ export class ZeroDiscard {
   }
 
   async #discardWhole(offset: number, end: number, out: RangeResult): Promise<void> {
+    const zeroed = this.zeroData(offset, end, ReqFlags.mayUnmap)
+    if (zeroed !== undefined) {
+      await zeroed
+    }
     await this.change(offset, end, 'discard')
     out.bytes = end - offset
   }
@@ -120,10 +144,10 @@ export class ZeroDiscard {
     onlyEmpty: boolean,
     reason?: FreeReason,
   ): Promise<number> {
-    const meta = this.#meta
+    const meta = this.meta
     const { clusterSize } = meta.geometry
     const span = meta.sliceEntries * clusterSize
-    const stop = Math.min(meta.geometry.clusterEnd(end), start - (start % span) + span)
+    const stop = Math.min(this.unitEnd(start, end, how), start - (start % span) + span)
     for (;;) {
       // A write in flight copies old contents around its data: let it finish first.
       const busy = meta.node.allocations.wait(start, stop)
@@ -134,23 +158,24 @@ export class ZeroDiscard {
         if (this.#isMoot(start, how)) {
           return stop
         }
-        const slice = await this.#tables.makeWritable(start)
+        const slice = await this.tables.makeWritable(start)
         try {
           if (meta.node.allocations.isLocked(start, stop)) {
             return -1
           }
-          if (onlyEmpty && !this.#isEmpty(slice, start)) {
+          if (onlyEmpty && !this.isEmpty(slice, start)) {
             return start
           }
-          const freed = this.#apply(slice, start, stop, how)
+          const limit = this.limit(slice, start, stop)
+          const freed = this.apply(slice, start, limit, how)
           if (how === 'forget') {
             meta.allocator.keepUntilUnlinked()
           }
           await this.#free(freed, reason ?? (how === 'forget' ? 'always' : 'request'))
+          return limit
         } finally {
           meta.l2.release(slice)
         }
-        return stop
       })
       if (reached >= 0) {
         return reached
@@ -158,27 +183,42 @@ export class ZeroDiscard {
     }
   }
 
-  /** Whether there is nothing to change because there is no L2 table. */
-  #isMoot(start: number, how: Change): boolean {
-    if (this.#tables.exists(start)) {
-      return false
-    }
-    return how === 'forget' || (how === 'discard' && !this.#hasBacking)
+  /** An external data file that can be read by itself gets the zeroes as well. */
+  protected zeroData(_start: number, _end: number, _flags: number): Wait {
+    return undefined
   }
 
-  #isEmpty(slice: CachedTable, offset: number): boolean {
-    const at = (this.#tables.l2Index(offset) % this.#meta.sliceEntries) * tableEntryBytes
+  /** Where a change from `start` on that is to reach `end` ends. */
+  protected unitEnd(_start: number, end: number, _how: Change): number {
+    return this.meta.geometry.clusterEnd(end)
+  }
+
+  /** How far into `[start, stop)` the change is possible at all. */
+  protected limit(_slice: CachedTable, _start: number, stop: number): number {
+    return stop
+  }
+
+  /** Whether there is nothing to change because there is no L2 table. */
+  #isMoot(start: number, how: Change): boolean {
+    if (this.tables.exists(start)) {
+      return false
+    }
+    return how === 'forget' || (how === 'discard' && !this.hasBacking)
+  }
+
+  protected isEmpty(slice: CachedTable, offset: number): boolean {
+    const at = (this.tables.l2Index(offset) % this.meta.sliceEntries) * tableEntryBytes
     const type = clusterType(slice.view.getUint32(at), slice.view.getUint32(at + 4))
     return type !== ClusterType.normal && type !== ClusterType.compressed
   }
 
   /** Changes the entries for `[start, stop)`. Returns the entries whose host clusters are to be freed. */
-  #apply(slice: CachedTable, start: number, stop: number, how: Change): [number, number][] {
+  protected apply(slice: CachedTable, start: number, stop: number, how: Change): [number, number][] {
     const { view } = slice
-    const meta = this.#meta
+    const meta = this.meta
     const { clusterSize } = meta.geometry
     const freed: [number, number][] = []
-    let index = this.#tables.l2Index(start) % meta.sliceEntries
+    let index = this.tables.l2Index(start) % meta.sliceEntries
     for (let at = start; at < stop; at += clusterSize, index++) {
       const place = index * tableEntryBytes
       const high = view.getUint32(place)
@@ -190,14 +230,17 @@ export class ZeroDiscard {
       if (how === 'forget') {
         newHigh = 0
         newLow = 0
-      } else if (how === 'discard') {
-        if (owns || this.#hasBacking) {
-          newHigh = 0
-          newLow = meta.geometry.version < 3 ? 0 : EntryLow.zero
-        }
-      } else if (type === ClusterType.compressed || (how === 'unmap' && owns)) {
+      } else if (how === 'discard' && !owns && !this.hasBacking) {
+        continue
+      } else if (
+        (type === ClusterType.compressed || (how !== 'zero' && owns)) &&
+        !(meta.discardNoUnref && type !== ClusterType.compressed)
+      ) {
         newHigh = 0
-        newLow = EntryLow.zero
+        newLow = meta.geometry.version < 3 ? 0 : EntryLow.zero
+      } else if (how === 'discard' && !owns) {
+        newHigh = 0
+        newLow = meta.geometry.version < 3 ? 0 : EntryLow.zero
       } else {
         newLow = (low | EntryLow.zero) >>> 0
       }
@@ -209,16 +252,29 @@ export class ZeroDiscard {
       meta.l2.markDirty(slice)
       if (owns && (newHigh & EntryHigh.offset) === 0 && (newLow & EntryLow.offset) === 0) {
         freed.push([high, low])
+      } else {
+        this.keep(high, low, how)
       }
     }
     return freed
   }
 
+  /** A cluster that the guest discards keeps its place, with the option `discard-no-unref`. */
+  protected keep(high: number, low: number, how: Change): void {
+    const host = hostOffset(high, low)
+    if (this.meta.discardNoUnref && how !== 'zero' && (host !== 0 || this.meta.isExternal)) {
+      this.#kept.push(host)
+    }
+  }
+
   async #free(freed: readonly [number, number][], reason: FreeReason): Promise<void> {
-    const { allocator } = this.#meta
+    const { allocator, geometry } = this.meta
+    for (const host of this.#kept.splice(0)) {
+      allocator.discardData(host, geometry.clusterSize, reason)
+    }
     await this.#writer.freeEntries(freed, reason)
     if (allocator.unlinkedTooMany) {
-      await this.#meta.flushL2()
+      await this.meta.flushL2()
     }
     await allocator.passDiscards()
   }

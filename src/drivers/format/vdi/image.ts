@@ -88,6 +88,6 @@ export class VdiImage implements DriverState {
   }
 
   close(): Wait {
-    return this.#node.readOnly ? undefined : this.#path.flushToOs()
+    return this.#node.readOnly ? undefined : this.#path.finish()
   }
 }

@@ -92,16 +92,16 @@ export class VdiPath implements MapPath, FlushPath {
     if (!space.isPrepared) {
       return this.#prepare(offset, bytes, flags, plan)
     }
+    // Before anything is held: whoever throws must hold nothing.
+    if (header.dataOffset + (space.next + 1) * size > maxLength) {
+      throw blockError('EFBIG', 'Image has no room for another block')
+    }
     const start = index * size
     if (!plan.reserve(this.#owner.allocations, start, start + size)) {
       return undefined
     }
     const block = space.take()
     const host = header.dataOffset + block.number * size
-    if (host + size > maxLength) {
-      space.giveBack(block)
-      throw blockError('EFBIG', 'Image has no room for another block')
-    }
     const allocation: Allocation = { index, block }
     plan.allocate(count, file.node, host + inside, inside, size - inside - count, block.isZero, allocation)
     return undefined
@@ -138,6 +138,20 @@ export class VdiPath implements MapPath, FlushPath {
     return undefined
   }
 
+  /** Writes everything back. Nothing is in flight any more, so that the file can get its full length. */
+  async finish(): Promise<void> {
+    const { header, file, space } = this.#parts
+    const end = header.dataOffset + space.next * this.#blockSize
+    // Others expect whole blocks.
+    if (file.node.length < end) {
+      await truncateNode(file.node, end, { exact: false, preallocation: 'off', zero: false })
+    }
+    const wait = this.flushToOs()
+    if (wait !== undefined) {
+      await wait
+    }
+  }
+
   flushToOs(): Wait {
     return this.#parts.map.isDirty ? this.mutex.run(() => this.#writeBack()) : undefined
   }
@@ -148,11 +162,6 @@ export class VdiPath implements MapPath, FlushPath {
     // QEMU gives its next new block this number: it must not be one that is in use.
     header.allocated = space.next
     try {
-      // Others expect whole blocks.
-      const end = header.dataOffset + space.next * this.#blockSize
-      if (file.node.length < end) {
-        await truncateNode(file.node, end, { exact: false, preallocation: 'off', zero: true })
-      }
       await file.node.write(0, headerBytes, header.bytes.slice(), 0, 0)
       await file.node.flush()
     } catch (error) {
