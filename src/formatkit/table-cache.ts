@@ -74,6 +74,8 @@ export class TableCache {
   #newest: CachedTable | undefined = undefined
   #oldest: CachedTable | undefined = undefined
   #spare: Uint8Array | undefined = undefined
+  /** See {@link dropUnused}. */
+  #marker: CachedTable | undefined = undefined
   #dependency: TableCache | undefined = undefined
   #afterFlush = false
 
@@ -218,6 +220,31 @@ export class TableCache {
       this.#dirty.delete(table)
       table.dirty = false
     }
+  }
+
+  /**
+   * Lets go of the tables that nobody looked up since the last call. A marker in the order of use tells
+   * them from the others, so that looking up costs nothing.
+   */
+  dropUnused(): void {
+    const marker = this.#marker
+    if (marker === undefined) {
+      this.#marker = new CachedTable(-1, new Uint8Array(0))
+      this.#marker.pins = 1
+      this.#link(this.#marker)
+      return
+    }
+    let table = this.#oldest
+    while (table !== undefined && table !== marker) {
+      const { newer } = table
+      if (!table.dirty && table.pins === 0) {
+        this.#remove(table)
+      }
+      table = newer
+    }
+    this.#spare = undefined
+    this.#unlink(marker)
+    this.#link(marker)
   }
 
   /** {@link discard} for every table in `[offset, +bytes)`. */

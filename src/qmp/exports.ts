@@ -2,6 +2,7 @@ import { blockError, prefixed } from '../errors/index.js'
 import { NbdExport, NbdServer } from '../exports/index.js'
 import { findTlsCredentials } from '../formatkit/tls/index.js'
 import { type BlockLayer, isWellFormedId } from '../graph/index.js'
+import { IoAccounting } from '../io/index.js'
 import { socketAddress } from './chardev/registry.js'
 import type { TypeOf } from './schema/types.js'
 
@@ -32,6 +33,8 @@ export class BlockExports {
   readonly #exports = new Map<string, BlockExport>()
   readonly #deleted: (id: string) => void
   #server: NbdServer | undefined = undefined
+  /** Requests of exports made from now on are counted, with histograms of these boundaries, nanoseconds. */
+  accountingBoundaries: readonly number[] | undefined = undefined
 
   /** @param deleted hears of each export that is gone (BLOCK_EXPORT_DELETED) */
   constructor(layer: BlockLayer, deleted: (id: string) => void) {
@@ -140,6 +143,13 @@ export class BlockExports {
       shuttingDown: false,
       served,
       done: Promise.resolve(),
+    }
+    if (this.accountingBoundaries !== undefined) {
+      const accounting = new IoAccounting()
+      for (const kind of ['read', 'write', 'flush'] as const) {
+        accounting.setHistogram(kind, this.accountingBoundaries)
+      }
+      served.backend.accounting = accounting
     }
     try {
       server.add(served)

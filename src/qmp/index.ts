@@ -7,6 +7,7 @@ export { BlockExports } from './exports.js'
 export { introspect } from './introspect.js'
 export { JsonNumber, type WireObject, type WireValue } from './json-number.js'
 export { JsonStream } from './json-stream.js'
+export { MetricsServer, metricsText } from './metrics.js'
 export { type MonitorOptions, type MonitorVersion, QmpMonitor } from './monitor.js'
 export { entities, entityDef } from './schema/index.js'
 export type {

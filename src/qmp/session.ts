@@ -36,7 +36,7 @@ export class QmpSession {
   readonly #pretty: boolean
   readonly #stream: JsonStream
   readonly #queue: Waiting[] = []
-  /** What a stream gave while it was full, byte ranges that were copied. */
+  /** What came while enough waited. */
   readonly #unread: Uint8Array[] = []
   #negotiated = false
   #oob = false
@@ -65,24 +65,23 @@ export class QmpSession {
     if (this.#closed) {
       return
     }
-    if (this.#isFull) {
-      this.#unread.push(bytes.slice(offset, offset + length))
-      return
+    const done = this.#isFull ? 0 : this.#feedSome(bytes, offset, length)
+    if (done < length) {
+      this.#unread.push(bytes.slice(offset + done, offset + length))
     }
-    this.#feedSome(bytes, offset, length)
   }
 
-  /** Takes input up to where enough waits, and keeps the rest. */
-  #feedSome(bytes: Uint8Array, offset: number, length: number): void {
-    // Requests end with a brace as a rule: whoever sends many at once is looked at piece by piece.
+  /** Takes input up to where enough waits. Returns how many bytes that was. */
+  #feedSome(bytes: Uint8Array, offset: number, length: number): number {
+    // Whoever sends many requests at once is looked at piece by piece.
     const step = 512
-    for (let at = offset; at < offset + length; at += step) {
-      if (this.#isFull) {
-        this.#unread.push(bytes.slice(at, offset + length))
-        return
-      }
-      this.#stream.feed(bytes, at, Math.min(step, offset + length - at))
+    let done = 0
+    while (done < length && !this.#isFull) {
+      const piece = Math.min(step, length - done)
+      this.#stream.feed(bytes, offset + done, piece)
+      done += piece
     }
+    return done
   }
 
   get #isFull(): boolean {
@@ -143,14 +142,17 @@ export class QmpSession {
 
   #takeUnread(): void {
     while (!this.#closed && !this.#isFull) {
-      const bytes = this.#unread.shift()
+      const [bytes] = this.#unread
       if (bytes === undefined) {
         this.#transport.setReading(true)
-        break
+        return
       }
-      const later = this.#unread.splice(0)
-      this.#feedSome(bytes, 0, bytes.length)
-      this.#unread.push(...later)
+      const done = this.#feedSome(bytes, 0, bytes.length)
+      if (done === bytes.length) {
+        this.#unread.shift()
+      } else {
+        this.#unread[0] = bytes.subarray(done)
+      }
     }
   }
 
@@ -214,7 +216,8 @@ export class QmpSession {
   }
 
   #send(message: object): Wait {
-    return this.#transport.write(`${wireText(message, this.#pretty)}\r\n`)
+    const text = `${wireText(message, this.#pretty)}\n`
+    return this.#transport.write(text.replaceAll('\n', '\r\n'))
   }
 }
 

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { contentsTests } from './contents.js'
-import { crashTests } from './crash.js'
+import { crashTests, growCrashTests } from './crash.js'
 import { damageTests } from './damage.js'
 import { faultTests } from './faults.js'
 import {
@@ -32,6 +32,10 @@ export function formatConformance(under: FormatUnderTest): void {
       contentsTests(under)
       faultTests(under)
       crashTests(under)
+      const { grownSize } = under
+      if (grownSize !== undefined && under.growsSafely !== false) {
+        growCrashTests({ ...under, grownSize })
+      }
     }
     damageTests(under)
   })

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { checkNode } from '../../src/graph/index.js'
+import { checkNode, truncateNode } from '../../src/graph/index.js'
 import { CrashFiles } from '../../src/testing/index.js'
 import {
   type FormatUnderTest,
@@ -45,6 +45,50 @@ export function crashTests(under: FormatUnderTest): void {
   })
 }
 
+/**
+ * A power cut while an image is made longer: it has the old length or the new one, and all that was flushed.
+ */
+export function growCrashTests(under: FormatUnderTest & { grownSize: number }): void {
+  test('a crash while it grows leaves the old length or the new one, and all contents', async () => {
+    const fresh = memoryHost()
+    await makeImage(fresh, under)
+    const files = filesOf(fresh)
+    const log = new CrashFiles(files)
+    const layer = layerOn(hostWith(files, { log: (operation) => log.record(operation) }))
+    const node = await layer.open(imagePath, openOptions(under), { write: true })
+    const old = node.length
+    const guest = new Guest(Math.floor(old / sector))
+    guest.save(0)
+    // All that a longer table could want to move, in an order that is not the disk's.
+    const step = Math.max(1, Math.floor(guest.sectors / 24))
+    for (let first = guest.sectors - 1; first >= 0; first -= step) {
+      const data = guest.write(first, 1)
+      guest.save(log.length)
+      await node.write(first * sector, data.length, data, 0, 0)
+    }
+    await node.flush()
+    guest.flushed()
+    guest.save(log.length)
+    const flushed = log.length
+    await truncateNode(node, under.grownSize, { exact: false, preallocation: 'off', zero: true })
+    const lengths = new Set([old, node.length])
+    await layer.unref(node)
+    const random = seeded(77)
+    const keep = Math.min(1, Math.ceil(maxStates / 3) / ((log.length - flushed) * 5))
+    let tried = 0
+    for (const state of log.states({ random, samples: 2 })) {
+      if (state.issued <= flushed || random() >= keep) {
+        continue
+      }
+      const noted = guest.history.at(-1)
+      const problem = await inspect(under, state.contents, guest, noted?.possible ?? [], lengths)
+      expect(problem, `${state.issued} operations`).toBeUndefined()
+      tried++
+    }
+    expect(tried).toBeGreaterThan(0)
+  })
+}
+
 async function record(under: FormatUnderTest, seed: number): Promise<{ log: CrashFiles; guest: Guest }> {
   const random = seeded(seed)
   const fresh = memoryHost()
@@ -82,6 +126,7 @@ async function inspect(
   contents: ReadonlyMap<string, Uint8Array>,
   guest: Guest,
   possible: readonly ReadonlySet<number>[],
+  lengths?: ReadonlySet<number>,
 ): Promise<string | undefined> {
   const layer = layerOn(hostWith(contents))
   await recover(layer, under)
@@ -94,7 +139,11 @@ async function inspect(
         return check.messages.join('; ') || `${check.corruptions} corruptions`
       }
     }
-    return guest.problem(await readAll(node), possible)
+    if (lengths !== undefined && !lengths.has(node.length)) {
+      return `${node.length} bytes long`
+    }
+    // What lies behind the old end was not promised to be zeroes before growing was done.
+    return guest.problem(await readAll(node, guest.sectors * sector), possible)
   } finally {
     await layer.unref(node)
   }

@@ -26,6 +26,8 @@ export interface FormatUnderTest {
   readonly writable?: boolean
   /** Size that the image is grown to; absent if it cannot. */
   readonly grownSize?: number
+  /** False: what says how long the image is stands at the end of the file only, and a crash may lose it. */
+  readonly growsSafely?: boolean
   /** Whether the driver checks images; default false. */
   readonly checks?: boolean
   /** An image that was not closed has to be repaired before it is written to again. */

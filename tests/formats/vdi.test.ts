@@ -11,7 +11,7 @@ formatConformance({
   format: 'vdi',
   title: 'static vdi',
   create: { static: true },
-  size: (2 << 20) + 512,
+  size: (1 << 20) + 512,
   grownSize: 5 << 20,
   checks: true,
   metadata,

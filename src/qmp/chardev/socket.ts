@@ -15,6 +15,8 @@ export interface SocketCharOptions {
 
 /** Bytes that are read at a time. */
 const readBytes = 4096
+/** Reads before others have their turn. */
+const turnReads = 16
 /** Clients that wait for the one before them to leave. */
 const maxWaiting = 16
 
@@ -104,7 +106,7 @@ export class SocketChar implements CharDevice {
     if (socket !== undefined) {
       socket.paused = !wanted
       if (wanted) {
-        queueMicrotask(() => this.#pull(socket))
+        this.#pullLater(socket)
       }
     }
   }
@@ -129,9 +131,18 @@ export class SocketChar implements CharDevice {
     this.#pull(socket)
   }
 
+  /** Reads on when others have had their turn: a client that sends without end must not keep them from it. */
+  #pullLater(socket: HostSocket): void {
+    setTimeout(() => this.#pull(socket), 0)
+  }
+
   #pull(socket: HostSocket): void {
     try {
-      while (this.#socket === socket && this.#reading && this.frontend !== undefined) {
+      for (let turns = 0; this.#socket === socket && this.#reading && this.frontend !== undefined; turns++) {
+        if (turns === turnReads) {
+          this.#pullLater(socket)
+          return
+        }
         const bytes = socket.read(this.#buffer, 0, readBytes)
         if (bytes === undefined) {
           return

@@ -5,6 +5,7 @@ import {
   attachMonitor,
   InputChecker,
   JsonNumber,
+  MetricsServer,
   parseChardev,
   StorageDaemon,
   type TypeOf,
@@ -51,10 +52,14 @@ export async function run(argv: readonly string[], context: ToolContext): Promis
   return await new DaemonRun(context, daemonize).run(inOrder, pidFile)
 }
 
+/** Boundaries of latency histograms, nanoseconds: 10 µs to 10 s. */
+const latencyBoundaries = [1e4, 3e4, 1e5, 3e5, 1e6, 3e6, 1e7, 3e7, 1e8, 3e8, 1e9, 1e10]
+
 class DaemonRun {
   readonly #context: ToolContext
   readonly #daemonize: boolean
   #end: () => void = () => undefined
+  readonly #metrics: MetricsServer[] = []
   readonly #ended: Promise<void>
 
   constructor(context: ToolContext, daemonize: boolean) {
@@ -99,6 +104,9 @@ class DaemonRun {
       code = this.#failed(error)
     }
     try {
+      for (const server of this.#metrics) {
+        await server.close()
+      }
       await daemon.close()
       await layer.closeAll()
     } catch (error) {
@@ -108,6 +116,19 @@ class DaemonRun {
       removeFile(() => layer.host.files.unlink(pidFile))
     }
     return code
+  }
+
+  /** Exports that are made from now on count their requests. */
+  async #startMetrics(daemon: StorageDaemon, where: string): Promise<void> {
+    const match = /^(?:\[([0-9a-fA-F:]+)\]|([^:]*)):(\d{1,5})$/.exec(where)
+    const port = Number(match?.[3])
+    if (match === null || port > 65535) {
+      throw blockError('EINVAL', `Expecting HOST:PORT, not '${where}'`)
+    }
+    const server = new MetricsServer(daemon)
+    await server.listen(daemon.layer.host.sockets, match[1] ?? (match[2] || '127.0.0.1'), port)
+    this.#metrics.push(server)
+    daemon.exports.accountingBoundaries = latencyBoundaries
   }
 
   #failed(error: unknown): number {
@@ -203,6 +224,9 @@ class DaemonRun {
       }
       case 'monitor':
         addMonitor(daemon, readValue('MonitorOptions', value, 'chardev'))
+        break
+      case 'metrics':
+        await this.#startMetrics(daemon, value)
         break
       default:
       // -T: there is nothing to trace.

@@ -193,7 +193,9 @@ function shape(c: Case, map: string, { check, info, snapshots, contents }: Verdi
 /** The bits of every bitmap in an image, as dirty ranges. */
 async function bitmaps(c: Case, file: string): Promise<unknown[]> {
   const layer = createBlockLayer({ host: createNodeHost(), drivers: allDrivers })
-  const node = await layer.open(file, { driver: 'qcow2' })
+  const data =
+    c.dataFile === 'none' ? {} : { 'data-file.filename': path.join(path.dirname(file), 'image.data') }
+  const node = await layer.open(file, { driver: 'qcow2', ...data })
   const found: unknown[] = []
   for (const bitmap of node.dirtyBitmaps) {
     const areas: [number, number][] = []

@@ -339,6 +339,7 @@ export class Qcow2Image implements DriverState {
     const fresh = await this.reload?.()
     if (fresh !== undefined) {
       this.#meta.crypto?.dispose()
+      this.#meta.cleaner.stop()
     }
     return fresh
   }
@@ -367,6 +368,7 @@ export class Qcow2Image implements DriverState {
   async close(): Promise<void> {
     const { corruption, host, crypto } = this.#meta
     crypto?.dispose()
+    this.#meta.cleaner.stop()
     await corruption.settled()
     if (corruption.fatal) {
       return

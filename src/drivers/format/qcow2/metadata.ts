@@ -3,8 +3,9 @@ import { TableCache, type TableFile } from '../../../formatkit/index.js'
 import type { BlockChild, BlockNode } from '../../../graph/index.js'
 import type { Host } from '../../../host/index.js'
 import type { DebugEvent, IoNode } from '../../../io/index.js'
-import { Mutex, type Wait } from '../../../sched/index.js'
+import { Mutex, monotonicClock, type Wait } from '../../../sched/index.js'
 import { ClusterAllocator, type DiscardPolicy } from './allocate.js'
+import { CacheCleaner } from './cache-clean.js'
 import type { CacheSizes } from './cache-sizes.js'
 import { Autoclear, Incompatible, tableEntryBytes } from './constants.js'
 import { type CorruptImage, CorruptionReport } from './corruption.js'
@@ -79,6 +80,8 @@ export class Qcow2Metadata {
   lazyRefcounts = false
   /** Discarded clusters keep their host clusters (option `discard-no-unref`). */
   discardNoUnref = false
+  /** Lets go of tables that are not in use. */
+  readonly cleaner: CacheCleaner
   /** Internal snapshots in the order of the table, and the bytes it has in the file. */
   readonly snapshots: Qcow2Snapshot[] = []
   snapshotTableBytes = 0
@@ -109,6 +112,7 @@ export class Qcow2Metadata {
     this.l2 = new TableCache(this.#tableFile, caches.l2EntryBytes, caches.l2Entries, l2Events)
     this.sliceEntries = caches.l2EntryBytes / this.geometry.entryBytes
     this.blocks = new TableCache(file, header.clusterSize, caches.refcountEntries, blockEvents)
+    this.cleaner = new CacheCleaner(host.clock ?? monotonicClock, () => [this.l2, this.blocks])
     this.refcounts = new Refcounts(this)
     this.allocator = new ClusterAllocator(this, options.discards)
     this.corruption = new CorruptionReport(this)

@@ -89,6 +89,7 @@ export async function open(context: OpenContext): Promise<Qcow2Image> {
   if (write && !flags.check && !flags.inactive && meta.isDirty) {
     await repairDirty(image, host)
   }
+  meta.cleaner.start(settings.cacheCleanInterval)
   return image
 }
 

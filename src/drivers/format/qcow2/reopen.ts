@@ -72,6 +72,7 @@ export async function prepareReopen(
       meta.resizeCaches(settings.caches())
       meta.allocator.discards = settings.discards
       meta.lazyRefcounts = settings.lazyRefcounts
+      meta.cleaner.start(settings.cacheCleanInterval)
       meta.discardNoUnref = settings.discardNoUnref
       meta.overlap = overlap
     },

@@ -18,6 +18,8 @@ export interface RuntimeSettings {
   /** Refcounts may lag behind while the image is marked dirty. */
   readonly lazyRefcounts: boolean
   readonly discardNoUnref: boolean
+  /** Seconds; 0: never. */
+  readonly cacheCleanInterval: number
   readonly protectedStructures: ReturnType<typeof protectedStructures>
   readonly encrypt: EncryptOptions
 }
@@ -50,13 +52,20 @@ export function runtimeSettings(
     caches,
     discards: discardPolicy(options, unmapAllowed),
     lazyRefcounts: options['lazy-refcounts'] ?? (header.compatible & Compatible.lazyRefcounts) !== 0,
+    cacheCleanInterval: options['cache-clean-interval'] ?? defaultCacheCleanInterval,
     discardNoUnref: options['discard-no-unref'] === true,
     protectedStructures: protectedStructures(options),
     encrypt: { format: options['encrypt.format'], keySecret: options['encrypt.key-secret'] },
   }
 }
 
+/** Seconds. */
+const defaultCacheCleanInterval = 600
+
 function checkOptions(options: RuntimeOptions, header: Qcow2Header): void {
+  if ((options['cache-clean-interval'] ?? 0) > 0xffffffff) {
+    throw blockError('EINVAL', 'Cache clean interval too big')
+  }
   if (options['lazy-refcounts'] === true && header.version < 3) {
     throw blockError(
       'EINVAL',

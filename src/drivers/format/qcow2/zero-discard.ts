@@ -58,7 +58,10 @@ export class ZeroDiscard {
   async #zeroWhole(offset: number, end: number, flags: number, out: RangeResult): Promise<void> {
     const unmap = (flags & ReqFlags.mayUnmap) !== 0
     const how = this.meta.geometry.version < 3 ? 'discard' : unmap ? 'unmap' : 'zero'
-    await this.zeroData(offset, end, flags)
+    const zeroed = this.zeroData(offset, end, flags)
+    if (zeroed !== undefined) {
+      await zeroed
+    }
     let at = offset
     while (at < end) {
       const reached = await this.#changeSlice(at, end, how, false)
@@ -89,7 +92,10 @@ export class ZeroDiscard {
     ) {
       return
     }
-    await this.zeroData(start, start + bytes, flags)
+    const zeroed = this.zeroData(start, start + bytes, flags)
+    if (zeroed !== undefined) {
+      await zeroed
+    }
     // A write may have come in between: look again, with nothing in flight and in one synchronous
     // block with the change.
     const unmap = meta.geometry.version < 3 ? 'discard' : (flags & ReqFlags.mayUnmap) !== 0 ? 'unmap' : 'zero'
@@ -112,7 +118,10 @@ export class ZeroDiscard {
   }
 
   async #discardWhole(offset: number, end: number, out: RangeResult): Promise<void> {
-    await this.zeroData(offset, end, ReqFlags.mayUnmap)
+    const zeroed = this.zeroData(offset, end, ReqFlags.mayUnmap)
+    if (zeroed !== undefined) {
+      await zeroed
+    }
     await this.change(offset, end, 'discard')
     out.bytes = end - offset
   }

@@ -1,4 +1,5 @@
 import type { CheckFix, CheckResult } from '../../../graph/index.js'
+import { maxBlocks } from './block-map.js'
 import { headerBytes } from './header.js'
 import type { VdiParts } from './path.js'
 
@@ -9,10 +10,14 @@ import type { VdiParts } from './path.js'
  * blocks into gaps.
  */
 export async function checkImage(parts: VdiParts, fix: CheckFix): Promise<CheckResult> {
-  const { header, map } = parts
+  const { header, map, file } = parts
   const messages: string[] = []
+  // A crash while the disk grew leaves blocks behind the last one: counted, and all there.
+  const inFile = Math.floor((file.node.length - header.dataOffset) / header.blockSize)
+  const grown = Math.min(header.allocated, inFile, header.blocks + maxBlocks)
+  const limit = Math.max(header.blocks, grown)
   /** Which entry uses a block; -1: none. */
-  const owners = new Int32Array(header.blocks).fill(-1)
+  const owners = new Int32Array(limit).fill(-1)
   let next = 0
   let allocated = 0
   let corruptions = 0
@@ -21,7 +26,7 @@ export async function checkImage(parts: VdiParts, fix: CheckFix): Promise<CheckR
     if (block === undefined) {
       continue
     }
-    if (block >= header.blocks) {
+    if (block >= limit) {
       messages.push(`ERROR: block index ${index} too large, is ${block}`)
       corruptions++
       continue

@@ -11,7 +11,9 @@ import type { vdiCreateOptions } from './options.js'
  * @throws BlockError with QEMU's text
  */
 export async function create(context: CreateContext): Promise<void> {
-  const { size = 0, static: isStatic = false }: OptionsOf<typeof vdiCreateOptions> = context.options
+  const given: OptionsOf<typeof vdiCreateOptions> = context.options
+  const isStatic = given.static ?? false
+  const size = Math.ceil((given.size ?? 0) / sectorBytes) * sectorBytes
   const limit = size > maxDiskBytes ? maxDiskBytes : maxBlocks * defaultBlockBytes
   if (size > limit) {
     throw blockError(

@@ -33,8 +33,8 @@ interface Request {
   readonly extra: number
   /** Bytes transferred so far. */
   done: number
-  /** Called with the result of the last call, or a negated errno. */
-  resolve(result: number): void
+  readonly resolve: (result: number) => void
+  readonly reject: (error: unknown) => void
 }
 
 /**
@@ -68,7 +68,7 @@ export class UringAio implements AioBackend {
     this.#freeIds = Array.from({ length: depth }, (_, i) => depth - 1 - i)
   }
 
-  async read(
+  read(
     fd: number,
     offset: number,
     bytes: number,
@@ -76,50 +76,44 @@ export class UringAio implements AioBackend {
     bufferOffset: number,
     granule: number,
   ): Promise<void> {
-    const { read: operation } = UringOperation
-    const result = await this.#run({ operation, fd, offset, bytes, buffer, bufferOffset, extra: granule })
-    if (result === -Errno.EAGAIN) {
-      // What cannot be done without blocking somewhere, a thread does.
-      await readPool(fd, offset, bytes, buffer, bufferOffset, granule)
-    } else if (result < 0) {
-      throw fromErrno(-result)
-    }
+    return this.#run<void>(UringOperation.read, fd, offset, bytes, buffer, bufferOffset, granule)
   }
 
-  async write(
-    fd: number,
-    offset: number,
-    bytes: number,
-    buffer: Uint8Array,
-    bufferOffset: number,
-  ): Promise<void> {
-    const { write: operation } = UringOperation
-    const result = await this.#run({ operation, fd, offset, bytes, buffer, bufferOffset, extra: 0 })
-    if (result === -Errno.EAGAIN) {
-      await writePool(fd, offset, bytes, buffer, bufferOffset)
-    } else if (result < 0) {
-      throw fromErrno(-result)
-    } else if (result === 0 && bytes > 0) {
-      throw ioError('ENOSPC')
-    }
+  write(fd: number, offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): Promise<void> {
+    return this.#run<void>(UringOperation.write, fd, offset, bytes, buffer, bufferOffset, 0)
   }
 
-  async sync(fd: number): Promise<void> {
-    const { fsync: operation } = UringOperation
-    const result = await this.#run({ ...withoutData, operation, fd })
-    if (result < 0) {
-      throw fromErrno(-result)
-    }
+  sync(fd: number): Promise<void> {
+    return this.#run<void>(UringOperation.fsync, fd, 0, 0, undefined, 0, 0)
   }
 
   fallocate(fd: number, mode: number, offset: number, bytes: number): Promise<number> {
-    const { fallocate: operation } = UringOperation
-    return this.#run({ ...withoutData, operation, fd, offset, bytes, extra: mode })
+    return this.#run<number>(UringOperation.fallocate, fd, offset, bytes, undefined, 0, mode)
   }
 
-  #run(request: Omit<Request, 'done' | 'resolve'>): Promise<number> {
-    return new Promise((resolve) => {
-      this.#start({ ...request, done: 0, resolve })
+  #run<T>(
+    operation: number,
+    fd: number,
+    offset: number,
+    bytes: number,
+    buffer: Uint8Array | undefined,
+    bufferOffset: number,
+    extra: number,
+  ): Promise<T> {
+    return new Promise((resolve, reject) => {
+      const done = resolve as unknown as (result: number) => void
+      this.#start({
+        operation,
+        fd,
+        offset,
+        bytes,
+        buffer,
+        bufferOffset,
+        extra,
+        done: 0,
+        resolve: done,
+        reject,
+      })
     })
   }
 
@@ -228,11 +222,31 @@ export class UringAio implements AioBackend {
         return
       }
     }
-    if (result >= 0 && buffer !== undefined && request.operation === UringOperation.read) {
-      const { bufferOffset } = request
-      buffer.fill(0, bufferOffset + request.done, bufferOffset + request.bytes)
+    this.#finish(request, result)
+  }
+
+  #finish(request: Request, result: number): void {
+    const { operation, fd, offset, bytes, buffer, bufferOffset, extra, done, resolve, reject } = request
+    if (operation === UringOperation.fallocate) {
+      resolve(result)
+    } else if (result === -Errno.EAGAIN && buffer !== undefined) {
+      // What cannot be done without blocking somewhere, a thread does.
+      const elsewhere =
+        operation === UringOperation.read
+          ? readPool(fd, offset, bytes, buffer, bufferOffset, extra)
+          : writePool(fd, offset, bytes, buffer, bufferOffset)
+      elsewhere.then(() => resolve(0), reject)
+    } else if (result < 0) {
+      reject(fromErrno(-result))
+    } else if (done < bytes && operation === UringOperation.write) {
+      reject(ioError('ENOSPC'))
+    } else {
+      if (done < bytes) {
+        // The file ended.
+        buffer?.fill(0, bufferOffset + done, bufferOffset + bytes)
+      }
+      resolve(0)
     }
-    request.resolve(result)
   }
 
   /** To be called when nobody starts anything any more; what is in flight is waited for. */
@@ -248,5 +262,3 @@ export class UringAio implements AioBackend {
     })
   }
 }
-
-const withoutData = { offset: 0, bytes: 0, buffer: undefined, bufferOffset: 0, extra: 0 }
