@@ -148,3 +148,67 @@ test('preallocate leaves the same file', async () => {
   expect(statSync(ours).size).toBe(statSync(theirs).size)
   expect(Buffer.compare(readFileSync(ours), readFileSync(theirs))).toBe(0)
 })
+
+function copyBeforeWrite(path: string, more: object = {}): OptionTree {
+  return {
+    driver: 'copy-before-write',
+    file: { driver: 'qcow2', file: { driver: 'file', filename: join(path, 'top.qcow2') } },
+    target: { driver: 'qcow2', file: { driver: 'file', filename: join(path, 'empty.qcow2') } },
+    ...more,
+  } as OptionTree
+}
+
+test('copy-before-write saves the same clusters, zeroes as zeroes', async () => {
+  const pair = await both(
+    (path) => copyBeforeWrite(path),
+    [
+      ['write', 1000, 3000],
+      ['write', 500 * 1024, 100 * 1024],
+      ['zero', 2 << 20, 65536],
+      ['write', (3 << 20) + 100, 700 * 1024],
+      ['write', 1000, 10],
+    ],
+  )
+  // The order in which clusters are copied, and so their places, is anyone's business.
+  expect(kinds(pair[1], 'empty.qcow2')).toEqual(kinds(pair[0], 'empty.qcow2'))
+  expect(
+    qemu('qemu-img', ['compare', join(pair[0], 'empty.qcow2'), join(pair[1], 'empty.qcow2')], root),
+  ).toContain('identical')
+  same(pair, 'top.qcow2')
+})
+
+/** What each 64 KiB of an image are. */
+function kinds(path: string, image: string): string[] {
+  return map(path, image).flatMap(({ length, ...rest }) =>
+    Array.from({ length: length / 65536 }, () => JSON.stringify({ ...rest, start: 0 })),
+  )
+}
+
+test('copy-before-write refuses what QEMU refuses', async () => {
+  const path = folder('ours')
+  const said = (options: OptionTree): string => {
+    try {
+      return qemu('qemu-io', ['-c', 'quit', `json:${JSON.stringify(options)}`], path)
+    } catch (error) {
+      return String((error as { stderr: string }).stderr)
+    }
+  }
+  const image = copyBeforeWrite(path)
+  const { target: _target, ...untargeted } = image
+  const refused = [
+    untargeted,
+    { ...image, 'on-cbw-error': 'nonsense' },
+    { ...image, bitmap: { node: 'nobody', name: 'x' } },
+    { ...image, bitmap: { name: 'x' } },
+    { ...image, target: { ...(image.target as object), 'read-only': true } },
+  ] as OptionTree[]
+  for (const options of refused) {
+    const layer = createBlockLayer({ host: createNodeHost(), drivers: allDrivers })
+    const message = await Backend.open(layer, undefined, options, { write: true }).then(
+      () => 'opened',
+      (error: Error) => error.message,
+    )
+    await layer.closeAll()
+    expect(said(options)).toContain(`: ${message}\n`)
+  }
+})

@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest'
-import { Backend, createBlockLayer } from '../../../graph/index.js'
+import { ioError } from '../../../errors/index.js'
+import { Backend, type BlockDriver, createBlockLayer } from '../../../graph/index.js'
 import { FakeClock, MemoryHost, type MemoryHostOptions } from '../../../testing/index.js'
 import { file } from '../../protocol/file/index.js'
 import { snapshotAccess } from '../snapshot-access/index.js'
@@ -129,4 +130,63 @@ test('what a reader is done with is not copied any more', async () => {
   await expect(snapshot()).rejects.toThrow()
   await reader.close()
   await guest.close()
+})
+
+/** A protocol that knows, does not know, or cannot tell its clusters. */
+function strange(info: (() => { clusterSize?: number }) | undefined): BlockDriver {
+  return {
+    name: 'strange',
+    kind: 'protocol',
+    options: {},
+    load: () => ({
+      open: () => ({
+        length: size,
+        direct: { read: () => undefined, write: () => undefined },
+        ...(info === undefined ? {} : { info }),
+        close: () => undefined,
+      }),
+    }),
+  }
+}
+
+async function openOn(driver: BlockDriver): Promise<{ warnings: readonly string[]; close(): Promise<void> }> {
+  const memory = new MemoryHost()
+  memory.put('/image', old)
+  const warnings: string[] = []
+  memory.warn = (line) => {
+    warnings.push(line)
+  }
+  const layer = createBlockLayer({ host: memory, drivers: [copyBeforeWrite, file, driver] })
+  const guest = await Backend.open(
+    layer,
+    undefined,
+    {
+      driver: 'copy-before-write',
+      file: { driver: 'file', filename: '/image' },
+      target: { driver: 'strange' },
+    },
+    { write: true },
+  )
+  return { warnings, close: () => guest.close() }
+}
+
+test('a target that says nothing of clusters is taken with a warning', async () => {
+  const open = await openOn(strange(undefined))
+  expect(open.warnings[0]).toContain("doesn't provide information about the block size")
+  await open.close()
+  const silent = await openOn(strange(() => ({})))
+  expect(silent.warnings).toEqual([])
+  await silent.close()
+})
+
+test('a target that cannot tell its clusters is refused', async () => {
+  const broken = strange(() => {
+    throw ioError('EIO')
+  })
+  await expect(openOn(broken)).rejects.toMatchObject({
+    code: 'EIO',
+    message:
+      "Couldn't determine the cluster size of the target image, which has no backing file: Input/output error",
+    hint: 'Aborting, since this may create an unusable destination image',
+  })
 })

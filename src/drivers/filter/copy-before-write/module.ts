@@ -4,6 +4,7 @@ import {
   type BlockNode,
   backingChainNext,
   type DriverInfo,
+  lookupDirtyBitmap,
   type OpenContext,
   Role,
 } from '../../../graph/index.js'
@@ -74,10 +75,7 @@ function takeBitmap(options: OptionDict): BitmapName | undefined {
 
 /** Only what the bitmap has as dirty is part of the snapshot. */
 function markDirty({ layer }: OpenContext, { node, name }: BitmapName, access: HierarchicalBitmap): void {
-  const found = layer.lookup(node, node).dirtyBitmaps.find(name)
-  if (found === undefined) {
-    throw blockError('EINVAL', `Dirty bitmap '${name}' not found`)
-  }
+  const found = lookupDirtyBitmap(layer, node, name)
   found.check({ readonly: true })
   const size = Math.min(found.size, access.size)
   for (let at = found.nextDirty(0); at >= 0 && at < size; ) {
