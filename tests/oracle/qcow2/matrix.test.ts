@@ -192,8 +192,12 @@ function shape(c: Case, map: string, { check, info, snapshots, contents }: Verdi
 
 /** The bits of every bitmap in an image, as dirty ranges. */
 async function bitmaps(c: Case, file: string): Promise<unknown[]> {
+  const start = process.cwd()
+  // A data file is looked for where the program is.
+  process.chdir(path.dirname(file))
   const layer = createBlockLayer({ host: createNodeHost(), drivers: allDrivers })
-  const node = await layer.open(file, { driver: 'qcow2' })
+  const node = await layer.open(path.basename(file), { driver: 'qcow2' })
+  process.chdir(start)
   const found: unknown[] = []
   for (const bitmap of node.dirtyBitmaps) {
     const areas: [number, number][] = []
