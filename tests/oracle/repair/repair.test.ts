@@ -105,9 +105,8 @@ for (let seed = from; seed < from + images; seed++) {
     const view = new DataView(damaged.image.buffer)
     const bitmaps = view.getUint32(4) === 3 && view.getBigUint64(88) !== 0n
     const check = await both(damaged, 'check')
-    if (/Unsupported qcow2 feature\(s\): |data-file-raw requires/.test(check.mine.outcome.stderr)) {
-      // Features of later releases: see docs/differences.md.
-      expect(check.mine.outcome.status).toBe(1)
+    if (check.qemu.outcome.status < 0) {
+      // The oracle crashed, or takes forever.
       return
     }
     expect(said(check.mine.outcome), damaged.title).toEqual(said(check.qemu.outcome))
@@ -155,6 +154,12 @@ for (let seed = from; seed < from + images; seed++) {
       }
       if (bitmaps && qemu.outcome.stderr.includes('qcow2_free_clusters failed')) {
         // Old clusters of bitmaps that stand far off: QEMU makes refcount blocks in order to free them.
+        expect(mine.outcome.status, title).toBe(qemu.outcome.status)
+        continue
+      }
+      const besideTable = '(overlaps with snapshot table)'
+      if (qemu.outcome.stderr.includes(besideTable) && !mine.outcome.stderr.includes(besideTable)) {
+        // A snapshot table that claims more than the file has.
         expect(mine.outcome.status, title).toBe(qemu.outcome.status)
         continue
       }

@@ -21,11 +21,9 @@ export class ImageRepair implements Qcow2Repair {
   }
 
   async snapshotsRead(table: SnapshotTable): Promise<void> {
-    const { snapshots, overlap, header, file } = this.#meta
+    const { snapshots, overlap } = this.#meta
     snapshots.splice(0, snapshots.length, ...table.snapshots)
-    // A table that claims more than the file has must not keep everything behind the end for itself.
-    const inFile = Math.max(0, file.length - header.snapshotsOffset)
-    this.#meta.snapshotTableBytes = Math.min(table.bytes, inFile)
+    this.#meta.snapshotTableBytes = table.bytes
     await overlap?.load()
   }
 

@@ -205,6 +205,10 @@ export class Qcow2Snapshots implements SnapshotOperations {
     if (first < end && (await refcounts.get(first)) === 0) {
       // The old table claims more than the file has, so nothing counts it; it must last until the new one stands.
       allocator.ban(first, end - first)
+      if (first !== 0) {
+        // Nor does it keep everything behind the end of the file for itself.
+        this.#meta.snapshotTableBytes = (end - first) * geometry.clusterSize
+      }
     }
     await this.#writeTable([...this.#meta.snapshots])
   }
