@@ -1,4 +1,4 @@
-import { blockError, errnoError, ioError } from '../../../errors/index.js'
+import { blockError, ioError } from '../../../errors/index.js'
 import {
   type CipherSpec,
   cipherAlgorithms,
@@ -149,17 +149,19 @@ export function luksStorageOf(file: IoNode, header: Qcow2Header): LuksStorage {
     if (at + bytes > length) {
       throw blockError('EINVAL', 'Request for data outside of extension header')
     }
-    if (!Number.isSafeInteger(offset + at + bytes)) {
-      throw errnoError('EIO', 'Could not read encryption header')
-    }
   }
+  /** Beyond what offsets can be there is no file: it reads as zeroes, as everything behind the end. */
+  const isNowhere = (at: number, bytes: number) => !Number.isSafeInteger(offset + at + bytes)
   return {
     read: async (at, bytes) => {
       check(at, bytes)
-      return await storage.read(at, bytes)
+      return isNowhere(at, bytes) ? new Uint8Array(bytes) : await storage.read(at, bytes)
     },
     write: async (at, data) => {
       check(at, data.length)
+      if (isNowhere(at, data.length)) {
+        throw ioError('EIO')
+      }
       await storage.write(at, data)
     },
     flush: () => storage.flush(),
