@@ -18,11 +18,11 @@ import {
 } from '../../graph/index.js'
 import type { OptionTree } from '../../options/index.js'
 import type { CommandContext } from '../context.js'
-import { defineHandlers } from '../handlers.js'
+import { type CommandHandlers, defineHandlers } from '../handlers.js'
 import { rootBlockNode } from './snapshots.js'
 
 /** Nodes: making, changing, removing. */
-export function nodeCommands({ layer }: CommandContext) {
+export function nodeCommands({ layer }: CommandContext): CommandHandlers {
   return defineHandlers({
     'blockdev-add': async (options) => {
       await addBlockdev(layer, options as unknown as OptionTree)

@@ -24,7 +24,7 @@ import {
 } from '../../jobs/index.js'
 import type { OptionTree } from '../../options/index.js'
 import type { CommandContext } from '../context.js'
-import { defineHandlers } from '../handlers.js'
+import { type CommandHandlers, defineHandlers } from '../handlers.js'
 import type { ArgumentsOf } from '../schema/types.js'
 import { runActions } from '../transaction.js'
 import { prepareBackup, prepareDriveBackup } from './backups.js'
@@ -33,7 +33,7 @@ import { rootBlockNode } from './snapshots.js'
 import { openTarget } from './targets.js'
 
 /** Commands that start a job. */
-export function jobStartCommands({ layer }: CommandContext) {
+export function jobStartCommands({ layer }: CommandContext): CommandHandlers {
   return defineHandlers({
     'block-stream': async (args) => (await stream(layer, args)).start(),
     'block-commit': async (args) => (await commit(layer, args)).start(),
