@@ -36,7 +36,7 @@ export class JobRegistry implements JobHome {
     this.layer.events.emit(event, data)
   }
 
-  /** @internal Called by the job. */
+  /** Called by the job. */
   add(job: Job): void {
     if (!job.isInternal) {
       if (!isWellFormedId(job.id)) {
@@ -49,7 +49,7 @@ export class JobRegistry implements JobHome {
     this.#jobs.add(job)
   }
 
-  /** @internal */
+  /** Called by the job, when it is over. */
   remove(job: Job): void {
     this.#jobs.delete(job)
   }

@@ -1,4 +1,4 @@
-import { blockError, ioError } from '../../../errors/index.js'
+import { blockError, errnoError, ioError } from '../../../errors/index.js'
 import {
   type CipherSpec,
   cipherAlgorithms,
@@ -141,6 +141,9 @@ export function checkEncryptFormat(format: string | undefined, header: Qcow2Head
   }
 }
 
+/** Where QEMU's files end at the latest: 2^63 rounded down to a gigabyte. Bytes. */
+const qemuMaxLength = 0x7fffffffc0000000
+
 /** The LUKS header inside an image. Requests past its end are refused. */
 export function luksStorageOf(file: IoNode, header: Qcow2Header): LuksStorage {
   const { offset, length } = header.crypto ?? { offset: 0, length: 0 }
@@ -148,6 +151,9 @@ export function luksStorageOf(file: IoNode, header: Qcow2Header): LuksStorage {
   const check = (at: number, bytes: number): void => {
     if (at + bytes > length) {
       throw blockError('EINVAL', 'Request for data outside of extension header')
+    }
+    if (offset + at + bytes > qemuMaxLength) {
+      throw errnoError('EIO', 'Could not read encryption header')
     }
   }
   /** Beyond what offsets can be there is no file: it reads as zeroes, as everything behind the end. */
