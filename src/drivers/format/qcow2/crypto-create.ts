@@ -1,4 +1,5 @@
-import { blockError, codeOf, errnoError } from '../../../errors/index.js'
+import { codeOf, errnoError } from '../../../errors/index.js'
+import { encryptChoice, imagePassword, legacyCipher } from '../../../formatkit/crypto/index.js'
 import {
   type FreshLuks,
   type LuksCreateOptions,
@@ -9,7 +10,6 @@ import {
 } from '../../../formatkit/luks/index.js'
 import type { BlockLayer } from '../../../graph/index.js'
 import { CryptMethod } from './constants.js'
-import { legacyCipher, passwordOf } from './crypto.js'
 import type { Qcow2Metadata } from './metadata.js'
 
 type CreateValues = Readonly<Record<string, string | number | boolean>>
@@ -29,35 +29,12 @@ const prefix = 'encrypt.'
  * @throws EINVAL with QEMU's texts
  */
 export function encryptCreateOptions(values: CreateValues): Qcow2EncryptCreate | undefined {
-  const legacyAlias = values.encryption === true
-  const given = values['encrypt.format']
-  if (legacyAlias && given !== undefined) {
-    throw blockError('EINVAL', "'encrypt.format' and its alias 'encryption' can't be used at the same time")
-  }
-  const format = legacyAlias ? 'aes' : given
-  const names = Object.keys(values).filter((name) => name.startsWith(prefix))
-  if (format === undefined) {
-    if (names.length > 0) {
-      throw blockError('EINVAL', "Parameter 'encrypt.format' is missing")
-    }
+  const choice = encryptChoice(values)
+  if (choice === undefined) {
     return undefined
   }
-  const secret = values['encrypt.key-secret']
-  const keySecret = secret === undefined ? undefined : String(secret)
-  switch (format) {
-    case 'aes':
-    case 'qcow': {
-      const extra = names.find((name) => name !== 'encrypt.format' && name !== 'encrypt.key-secret')
-      if (extra !== undefined) {
-        throw blockError('EINVAL', `Parameter '${extra}' is unexpected`)
-      }
-      return { luks: undefined, keySecret }
-    }
-    case 'luks':
-      return { luks: luksCreateOptions(values, prefix), keySecret }
-    default:
-      throw blockError('EINVAL', `Parameter 'format' does not accept value '${String(format)}'`)
-  }
+  const { format, keySecret } = choice
+  return { luks: format === 'luks' ? luksCreateOptions(values, prefix) : undefined, keySecret }
 }
 
 /** Encryption that is complete but not in an image yet. */
@@ -72,7 +49,7 @@ export async function prepareEncryption(
   layer: BlockLayer,
   options: Qcow2EncryptCreate,
 ): Promise<FreshCrypto> {
-  const password = passwordOf(layer, options.keySecret)
+  const password = imagePassword(layer, options.keySecret)
   try {
     if (options.luks === undefined) {
       legacyCipher(layer.host, password).dispose()

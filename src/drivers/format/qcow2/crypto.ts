@@ -1,10 +1,10 @@
 import { blockError, errnoError, ioError } from '../../../errors/index.js'
 import {
-  type CipherSpec,
-  cipherAlgorithms,
-  lookupPassword,
-  makeSectorCipher,
+  type EncryptFormat,
+  imagePassword,
+  legacyCipher,
   type SectorCipher,
+  type SectorCrypto,
   sectorBytes,
 } from '../../../formatkit/crypto/index.js'
 import { type LuksStorage, type LuksVolume, nodeStorage, openLuks } from '../../../formatkit/luks/index.js'
@@ -15,26 +15,6 @@ import type { OptionTree } from '../../../options/index.js'
 import { CryptMethod } from './constants.js'
 import type { Qcow2Header } from './header.js'
 
-/** AES-CBC as the first encrypted images had it: the password is the key, guest sectors the vectors. */
-const legacySpec: CipherSpec = {
-  cipher: cipherAlgorithms[0] as (typeof cipherAlgorithms)[number],
-  mode: 'cbc',
-  ivgen: 'plain64',
-  ivHash: undefined,
-}
-const legacyKeyBytes = 16
-
-/** The cipher of legacy images: the first 16 bytes of the password, or what there is of it and zeroes. */
-export function legacyCipher(host: Host, password: Uint8Array): SectorCipher {
-  const key = new Uint8Array(legacyKeyBytes)
-  key.set(password.subarray(0, legacyKeyBytes))
-  try {
-    return makeSectorCipher(host.ciphers, legacySpec, key)
-  } finally {
-    key.fill(0)
-  }
-}
-
 /** What the `encrypt.*` options of an open say. */
 export interface EncryptOptions {
   readonly format: string | undefined
@@ -43,7 +23,7 @@ export interface EncryptOptions {
 }
 
 /** Encryption of an open image: where its sectors get their numbers from, and the key if it is known. */
-export class Qcow2Crypto {
+export class Qcow2Crypto implements SectorCrypto {
   readonly method: 'aes' | 'luks'
   readonly keySecret: string | undefined
   readonly #host: Host
@@ -123,22 +103,9 @@ export class Qcow2Crypto {
   }
 }
 
-/**
- * Compares what the options say of the format with the header.
- *
- * @throws EINVAL with QEMU's texts
- */
-export function checkEncryptFormat(format: string | undefined, header: Qcow2Header): void {
-  if (format === undefined) {
-    return
-  }
-  if (header.cryptMethod === CryptMethod.none) {
-    throw blockError('EINVAL', `No encryption in image header, but options specified format '${format}'`)
-  }
-  const found = header.cryptMethod === CryptMethod.luks ? 'luks' : 'aes'
-  if (format !== found) {
-    throw blockError('EINVAL', `Header reported '${found}' encryption format but options specify '${format}'`)
-  }
+/** The format of an image's encryption, as `encrypt.format` names it. */
+export function encryptFormatOf({ cryptMethod }: Qcow2Header): EncryptFormat | undefined {
+  return cryptMethod === CryptMethod.none ? undefined : cryptMethod === CryptMethod.luks ? 'luks' : 'aes'
 }
 
 /** Where QEMU's files end at the latest: 2^63 rounded down to a gigabyte. Bytes. */
@@ -200,7 +167,7 @@ export async function openCrypto(
     }
     throw blockError('EINVAL', `Missing CRYPTO header for crypt method ${header.cryptMethod}`)
   }
-  const password = noIo ? undefined : passwordOf(layer, keySecret)
+  const password = noIo ? undefined : imagePassword(layer, keySecret)
   try {
     if (legacy) {
       const cipher = password === undefined ? undefined : legacyCipher(host, password)
@@ -211,12 +178,4 @@ export async function openCrypto(
   } finally {
     password?.fill(0)
   }
-}
-
-/** The password of a secret, to be wiped by the caller. */
-export function passwordOf(layer: BlockLayer, keySecret: string | undefined): Uint8Array {
-  if (keySecret === undefined) {
-    throw blockError('EINVAL', "Parameter 'encrypt.key-secret' is required for cipher")
-  }
-  return lookupPassword(layer, keySecret)
 }

@@ -1,5 +1,5 @@
 import { codeOf, ioError, strerror } from '../../../errors/index.js'
-import { sectorBytes } from '../../../formatkit/crypto/index.js'
+import { encryptedPath, sectorBytes } from '../../../formatkit/crypto/index.js'
 import {
   type AmendContext,
   type BlockChild,
@@ -35,7 +35,6 @@ import { CompressedClusters } from './compressed.js'
 import { Incompatible, maxBackingFileBytes } from './constants.js'
 import { type FreshCrypto, installEncryption } from './crypto-create.js'
 import { keyHooks } from './crypto-keys.js'
-import { encryptedPath } from './crypto-path.js'
 import { makeEmpty } from './empty.js'
 import { L2Tables } from './l2-tables.js'
 import { Mapping } from './mapping.js'

@@ -1,5 +1,5 @@
 import { blockError, codeOf, errnoError } from '../../../errors/index.js'
-import { keyBytesOf } from '../../../formatkit/crypto/index.js'
+import { imagePassword, keyBytesOf } from '../../../formatkit/crypto/index.js'
 import { luksCreateOptions, luksPayloadOffset } from '../../../formatkit/luks/index.js'
 import {
   type BlockNode,
@@ -12,7 +12,6 @@ import { TimeSlice } from '../../../sched/index.js'
 import { bitmapEntryBytes } from './bitmap-directory.js'
 import { defaultClusterSize, extendedEntryBytes, maxL1Bytes, tableEntryBytes } from './constants.js'
 import { type CreateValues, checkClusterSize, preallocationOf, refcountOrderOf } from './create-options.js'
-import { passwordOf } from './crypto.js'
 import { refcountMetadata } from './refcount-size.js'
 
 function roundUp(value: number, unit: number): number {
@@ -58,7 +57,7 @@ function versionOf(values: CreateValues): 2 | 3 {
 function measureLuks(context: MeasureContext): number {
   const options = luksCreateOptions(context.options, 'encrypt.')
   const secret = context.options['encrypt.key-secret']
-  passwordOf(context.layer, secret === undefined ? undefined : String(secret)).fill(0)
+  imagePassword(context.layer, secret === undefined ? undefined : String(secret)).fill(0)
   return luksPayloadOffset(keyBytesOf(options))
 }
 

@@ -1,9 +1,10 @@
 import { blockError } from '../../../errors/index.js'
+import { checkEncryptFormat } from '../../../formatkit/crypto/index.js'
 import { type OptionDict, type OptionsOf, takeOptions } from '../../../options/index.js'
 import type { DiscardPolicy } from './allocate.js'
 import { type CacheSizes, cacheSizes } from './cache-sizes.js'
 import { Compatible, CryptMethod, extendedEntryBytes, Incompatible, tableEntryBytes } from './constants.js'
-import { checkEncryptFormat, type EncryptOptions } from './crypto.js'
+import { type EncryptOptions, encryptFormatOf } from './crypto.js'
 import type { Qcow2Header } from './header.js'
 import { qcow2RuntimeOptions } from './options.js'
 import { overlapTemplates, protectedStructures } from './overlap.js'
@@ -36,7 +37,7 @@ export function runtimeSettings(
 ): RuntimeSettings {
   const options = takeOptions(dict, qcow2RuntimeOptions)
   checkOptions(options, header)
-  checkEncryptFormat(options['encrypt.format'], header)
+  checkEncryptFormat(options['encrypt.format'], encryptFormatOf(header))
   if (header.cryptMethod !== CryptMethod.none) {
     for (const key of dict.keys()) {
       if (key.startsWith('encrypt.')) {
