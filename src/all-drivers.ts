@@ -14,6 +14,7 @@ import { cloop } from './drivers/format/cloop/index.js'
 import { dmg } from './drivers/format/dmg/index.js'
 import { luks } from './drivers/format/luks/index.js'
 import { parallels } from './drivers/format/parallels/index.js'
+import { qcow } from './drivers/format/qcow/index.js'
 import { qcow2 } from './drivers/format/qcow2/index.js'
 import { raw } from './drivers/format/raw/index.js'
 import { vdi } from './drivers/format/vdi/index.js'
@@ -47,6 +48,7 @@ export const allDrivers: readonly BlockDriver[] = [
   luks,
   quorum,
   raw,
+  qcow,
   qcow2,
   vdi,
   vhdx,

@@ -67,7 +67,7 @@ export async function imageInfo(node: BlockNode): Promise<ImageInfo> {
     ...present('actual-size', await sizeOnDisk(node)),
     ...present('cluster-size', clusterSize === 0 ? undefined : clusterSize),
     ...present('format-specific', specific),
-    ...present('encrypted', isEncrypted(specific) ? true : undefined),
+    ...present('encrypted', isEncrypted(node, specific) ? true : undefined),
     ...present('snapshots', snapshots.length === 0 ? undefined : snapshots.map(snapshotInfo)),
     ...present('dirty-flag', driver === undefined ? undefined : (driver.isDirty ?? false)),
     ...backing,
@@ -92,8 +92,11 @@ async function specificInfo(node: BlockNode): Promise<SpecificInfo | undefined> 
   return await node.state?.specificInfo?.()
 }
 
-function isEncrypted(specific: SpecificInfo | undefined): boolean {
-  return specific !== undefined && (specific.type === 'luks' || specific.data.encrypt !== undefined)
+function isEncrypted(node: BlockNode, specific: SpecificInfo | undefined): boolean {
+  return (
+    node.state?.key?.encrypted === true ||
+    (specific !== undefined && (specific.type === 'luks' || specific.data.encrypt !== undefined))
+  )
 }
 
 async function sizeOnDisk(node: BlockNode): Promise<number | undefined> {
