@@ -27,6 +27,7 @@ const variants: readonly [name: string, format: string, options?: string][] = [
   ['vhdx', 'vhdx'],
   ['vhdx fixed', 'vhdx', 'subformat=fixed'],
   ['parallels', 'parallels'],
+  ['qcow', 'qcow'],
 ]
 
 const shop = new Workshop()
