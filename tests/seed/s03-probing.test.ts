@@ -48,9 +48,11 @@ test('row 15: the greatest score wins, raw only when nothing else matches', () =
   expect(probeAll(layer, qcow2, 'x')?.name).toBe('qcow2')
   expect(probeAll(layer, new Uint8Array(512), 'x.qcow2')?.name).toBe('raw')
   expect(probeAll(layer, new Uint8Array(0), undefined)?.name).toBe('raw')
-  const version1 = qcow2.slice()
-  version1[7] = 1
-  expect(probeAll(layer, version1, 'x')?.name).toBe('raw')
+  const other = qcow2.slice()
+  other[7] = 1
+  expect(probeAll(layer, other, 'x')?.name).toBe('qcow')
+  other[7] = 0
+  expect(probeAll(layer, other, 'x')?.name).toBe('raw')
 })
 
 test('row 16: an empty file is raw without a read, a read error is reported', async () => {
