@@ -16,6 +16,8 @@ export class CompressedClusters {
   readonly #tables: QcowTables
   readonly #clusterBits: number
   readonly #encrypted: boolean
+  /** Settles when the request before is stored, or has failed. Never rejects. */
+  #lastStored: Promise<void> = Promise.resolve()
   #codec: Codec | undefined
   #decoded: DecodedChunks
 
@@ -86,7 +88,28 @@ export class CompressedClusters {
     return bytes === 0 ? undefined : this.#write(offset, bytes, buffer, bufferOffset)
   }
 
+  /** Requests are compressed side by side, but stored in the order they came: the same input gives the same image. */
   async #write(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): Promise<void> {
+    const before = this.#lastStored
+    let stored: () => void = () => undefined
+    this.#lastStored = new Promise<void>((resolve) => {
+      stored = resolve
+    })
+    try {
+      await this.#compressAndStore(offset, bytes, buffer, bufferOffset, before)
+    } finally {
+      await before
+      stored()
+    }
+  }
+
+  async #compressAndStore(
+    offset: number,
+    bytes: number,
+    buffer: Uint8Array,
+    bufferOffset: number,
+    before: Promise<void>,
+  ): Promise<void> {
     const { clusterSize } = this.#tables
     const codec = await this.#load()
     for (let done = 0; done < bytes; done += compressedAtOnce * clusterSize) {
@@ -97,6 +120,7 @@ export class CompressedClusters {
       const results = await Promise.all(
         pieces.map((piece) => codec.compress(padded(piece, clusterSize), clusterSize - 1)),
       )
+      await before
       for (const [i, piece] of pieces.entries()) {
         await this.#store(offset + done + i * clusterSize, piece, results[i])
       }
