@@ -1,3 +1,4 @@
+import type { Zone, ZoneModel, ZoneOperation } from '../host/index.js'
 import type { DebugEventSink } from '../io/index.js'
 import type { OptionDict } from '../options/index.js'
 import type { Maybe, Wait } from '../sched/index.js'
@@ -104,6 +105,21 @@ export interface MediumHooks {
   lock?(locked: boolean): Wait
   /** Whether the medium was changed since the last call; undefined: cannot tell. */
   changed?(): boolean | undefined
+}
+
+/** A device made of zones that are written from their start on. Callers have checked the range. Bytes. */
+export interface ZoneOperations {
+  readonly model: ZoneModel
+  /** Length of all zones but perhaps the last. */
+  readonly zoneBytes: number
+  report(offset: number, count: number): Zone[]
+  /** @throws BlockError EINVAL unless the range is made of whole zones */
+  manage(operation: ZoneOperation, offset: number, bytes: number): Wait
+  /**
+   * Writes at the write pointer of the zone that starts at `offset`, and says where that was.
+   * @throws BlockError EINVAL if no zone starts there; ENOSPC if the rest of the zone is too small
+   */
+  append(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): Promise<number>
 }
 
 /** Passphrases given after open (seed rows 102, 103). */

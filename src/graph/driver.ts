@@ -14,6 +14,7 @@ import type {
   ReopenPlan,
   SnapshotOperations,
   VmStateArea,
+  ZoneOperations,
 } from './driver-operations.js'
 import type { OpenFlags } from './flags.js'
 import type { BlockLayer } from './layer.js'
@@ -167,6 +168,7 @@ export interface DriverState {
   readonly debug?: DebugHooks
   readonly bitmapStore?: BitmapStore
   readonly medium?: MediumHooks
+  readonly zones?: ZoneOperations | undefined
   readonly key?: KeyHooks | undefined
   probeBlockSizes?(): { logical: number; physical: number } | undefined
   probeGeometry?(): { cylinders: number; heads: number; sectors: number } | undefined

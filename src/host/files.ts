@@ -1,4 +1,5 @@
 import type { Maybe, Wait } from '../sched/index.js'
+import type { HostZones } from './zones.js'
 
 export type FileKind = 'regular' | 'block' | 'char' | 'fifo' | 'socket' | 'directory' | 'other'
 
@@ -49,6 +50,8 @@ export interface HostFile {
   readonly kind: FileKind
   readonly writable: boolean
   readonly alignment: FileAlignment
+  /** Of a zoned block device; absent: there are none. */
+  readonly zones?: HostZones | undefined
 
   /** Fills `buffer[bufferOffset, +bytes)`; what lies past the end of the file reads as zeroes. */
   read(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): Wait

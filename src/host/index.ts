@@ -6,6 +6,7 @@ export * from './http.js'
 export * from './sockets.js'
 export * from './ssh.js'
 export * from './threads.js'
+export * from './zones.js'
 
 import type { Clock } from '../sched/index.js'
 import type { HostCiphers } from './ciphers.js'

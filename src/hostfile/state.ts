@@ -19,6 +19,7 @@ import { PermissionLocks } from './locks.js'
 import { type HostFileSettings, hostFileOptions } from './options.js'
 import { isReadOnlyDevice, openPath } from './paths.js'
 import { resizeDevice, resizeRegularFile } from './resize.js'
+import { DeviceZones } from './zones.js'
 
 /** What a reopen can change besides access and cache mode. */
 const reopenOptions = {
@@ -55,6 +56,7 @@ export class HostFileState implements DriverState, KernelCopyTarget {
   readonly flushPath: FlushPath
   readonly supportedZeroFlags = ReqFlags.mayUnmap | ReqFlags.noFallback
   readonly hasZeroInit: boolean
+  readonly zones: DeviceZones | undefined
   readonly #opening: HostFileOpening
   #mode: HostFileMode
   /** What a reopen in progress will make of {@link #mode}. */
@@ -73,6 +75,7 @@ export class HostFileState implements DriverState, KernelCopyTarget {
     this.#mode = { settings, direct, autoReadOnly }
     this.#plain = file
     this.hasZeroInit = file.kind === 'regular'
+    this.zones = file.zones === undefined ? undefined : new DeviceZones(() => this.#plain, file.zones)
     this.direct = this.hasZeroInit ? new RegularFileData(node, file) : new DeviceData(node, file, direct)
     this.#locks = opening.locks ? new PermissionLocks(file, opening.path) : undefined
     this.flushPath = { flushToDisk: () => this.#sync() }

@@ -11,6 +11,7 @@ import type {
   HostFiles,
 } from '../host/index.js'
 import { type Clock, monotonicClock, type Wait } from '../sched/index.js'
+import { MemoryZones, type MemoryZonesOptions } from './memory-zones.js'
 
 export type MemoryOperation =
   | { readonly kind: 'write'; readonly path: string; readonly offset: number; readonly data: Uint8Array }
@@ -46,6 +47,8 @@ export class MemoryContents {
   static readonly pageBytes = 65536
   size = 0
   kind: FileKind = 'regular'
+  /** Of a zoned device. */
+  zones: MemoryZones | undefined = undefined
   readonly identity: string
   readonly locks: Lock[] = []
   readonly #pages = new Map<number, Uint8Array>()
@@ -147,6 +150,10 @@ class MemoryFile implements HostFile {
     return this.#contents.kind
   }
 
+  get zones(): MemoryZones | undefined {
+    return this.#contents.zones
+  }
+
   #run(operation: MemoryOperation, effect: () => void): Wait {
     if (this.#closed) {
       throw ioError('EBADF')
@@ -200,6 +207,7 @@ class MemoryFile implements HostFile {
     }
     const data = buffer.slice(bufferOffset, bufferOffset + bytes)
     return this.#run({ kind: 'write', path: this.path, offset, data }, () => {
+      this.#contents.zones?.writing(offset, bytes)
       this.#contents.write(offset, data)
     })
   }
@@ -381,6 +389,14 @@ export class MemoryHost implements Host, HostFiles {
     contents.kind = kind
     contents.write(0, data)
     this.#files.set(this.absolute(path), contents)
+    return contents
+  }
+
+  /** Creates or replaces a zoned block device. */
+  putZoned(path: string, options: MemoryZonesOptions): MemoryContents {
+    const contents = this.put(path, new Uint8Array(0), 'block')
+    contents.truncate(options.size)
+    contents.zones = new MemoryZones(options, (offset, bytes) => contents.zero(offset, bytes))
     return contents
   }
 

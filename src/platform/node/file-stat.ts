@@ -33,13 +33,18 @@ export function describe(stat: fs.BigIntStats, size = Number(stat.size)): FileSt
   }
 }
 
-/** Size of a block device in bytes, as Linux publishes it without opening the device; undefined elsewhere. */
-export function publishedDeviceSize(stat: fs.BigIntStats): number | undefined {
+/** Where Linux describes a block device. */
+export function deviceFolder(stat: fs.BigIntStats): string {
   // The numbering of makedev(3).
   const major = ((stat.rdev >> 8n) & 0xfffn) | ((stat.rdev >> 32n) & 0xfffff000n)
   const minor = (stat.rdev & 0xffn) | ((stat.rdev >> 12n) & 0xffffff00n)
+  return `/sys/dev/block/${major}:${minor}`
+}
+
+/** Size of a block device in bytes, as Linux publishes it without opening the device; undefined elsewhere. */
+export function publishedDeviceSize(stat: fs.BigIntStats): number | undefined {
   try {
-    const sectors = Number(fs.readFileSync(`/sys/dev/block/${major}:${minor}/size`, 'latin1'))
+    const sectors = Number(fs.readFileSync(`${deviceFolder(stat)}/size`, 'latin1'))
     return Number.isSafeInteger(sectors) ? sectors * 512 : undefined
   } catch {
     return undefined

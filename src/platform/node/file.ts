@@ -1,6 +1,6 @@
 import fs from 'node:fs'
 import { ioError } from '../../errors/index.js'
-import type { FileAlignment, FileKind, FileStat, HostFile } from '../../host/index.js'
+import type { FileAlignment, FileKind, FileStat, HostFile, HostZones } from '../../host/index.js'
 import type { Maybe, Wait } from '../../sched/index.js'
 import type { AioBackend, AioMode } from './aio-backend.js'
 import type { AioBackends } from './aio-backends.js'
@@ -21,6 +21,7 @@ import {
   logicalBlockSize,
 } from './space.js'
 import { readCached, readSync, writeSync } from './transfer.js'
+import { zonesOf } from './zones.js'
 
 /**
  * How requests are carried out. `sync`: always on this thread. `threads`: never, but by a backend
@@ -74,6 +75,7 @@ export class NodeFile implements HostFile {
   readonly kind: FileKind
   readonly writable: boolean
   readonly alignment: FileAlignment
+  readonly zones: HostZones | undefined
   readonly fd: number
   readonly #policy: IoPolicy
   readonly #identity: string
@@ -98,6 +100,7 @@ export class NodeFile implements HostFile {
     this.#backends = options.backends
     const stat = this.#fstat()
     this.kind = kindOf(stat)
+    this.zones = this.kind === 'block' ? zonesOf(fd, stat) : undefined
     this.#identity = identityOf(stat)
     const seekable = this.kind === 'regular' || this.kind === 'block'
     // With O_DIRECT every request waits, and the pool has four threads: measured, bench/README.md.

@@ -1,6 +1,6 @@
 import { Perm } from '../../graph/index.js'
 import { ReqFlags } from '../../io/index.js'
-import { patternArgument, sizeArgument, vectorLength } from './arguments.js'
+import { lengthArgument, patternArgument, sizeArgument, vectorLength } from './arguments.js'
 import { CommandFailure, type IoCommand, readOptions, usageLine } from './command.js'
 import { holds, readFill, writeFill } from './request-commands.js'
 import { dumpText, reportText } from './text.js'
@@ -153,6 +153,43 @@ const aioWrite: IoCommand = {
   },
 }
 
+const aioDiscard: IoCommand = {
+  name: 'aio_discard',
+  min: 2,
+  max: -1,
+  perm: Perm.write,
+  usage: '[-Cq] off len',
+  summary: 'asynchronously discards a number of bytes',
+  run(session, argv) {
+    let machine = false
+    let quiet = false
+    const operands = readOptions(session, aioDiscard, argv, 'Cq', ({ option }) => {
+      machine ||= option === 'C'
+      quiet ||= option === 'q'
+    })
+    const [offsetText, lengthText] = operands
+    if (offsetText === undefined || lengthText === undefined || operands.length !== 2) {
+      throw new CommandFailure(usageLine(aioDiscard))
+    }
+    const offset = sizeArgument(offsetText)
+    const bytes = lengthArgument(lengthText)
+    const { image } = session
+    const begin = performance.now()
+    session.later(
+      () => image.discard(offset, bytes),
+      (error) => {
+        const milliseconds = performance.now() - begin
+        if (error !== undefined) {
+          session.print(`aio_discard failed: ${session.errnoText(error)}`)
+        } else if (!quiet) {
+          session.write(reportText({ operation: 'discarded ', milliseconds, offset, bytes, machine }))
+        }
+      },
+    )
+    return undefined
+  },
+}
+
 const aioFlush: IoCommand = {
   name: 'aio_flush',
   min: 0,
@@ -161,4 +198,4 @@ const aioFlush: IoCommand = {
   run: (session) => session.drain().then(() => undefined),
 }
 
-export const asyncCommands: readonly IoCommand[] = [aioRead, aioWrite, aioFlush]
+export const asyncCommands: readonly IoCommand[] = [aioRead, aioWrite, aioDiscard, aioFlush]

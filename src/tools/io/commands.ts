@@ -5,6 +5,7 @@ import { fileCommands } from './file-commands.js'
 import { imageCommands } from './image-commands.js'
 import { programCommands } from './program-commands.js'
 import { requestCommands } from './request-commands.js'
+import { zoneCommands } from './zone-commands.js'
 
 /** Every command, by name. */
 export const allCommands: readonly IoCommand[] = [
@@ -14,4 +15,5 @@ export const allCommands: readonly IoCommand[] = [
   ...requestCommands,
   ...asyncCommands,
   ...debugCommands,
+  ...zoneCommands,
 ].sort((a, b) => (a.name < b.name ? -1 : 1))

@@ -81,6 +81,8 @@ const options: Readonly<Record<string, Readonly<Record<string, string>>>> = {
     u: common.u,
     z: common.z,
   },
+  aio_discard: { C: common.C, q: common.q },
+  zone_append: { p: 'print where the data went, in sectors' },
   open: {
     r: 'open read-only',
     s: 'write to a temporary overlay',

@@ -33,7 +33,7 @@ function durationText(seconds: number, fixed: boolean): string {
 
 /** What a request did, for {@link reportText}. */
 export interface Report {
-  readonly operation: 'read' | 'wrote' | 'discard'
+  readonly operation: 'read' | 'wrote' | 'discard' | 'discarded '
   readonly milliseconds: number
   readonly offset: number
   /** Bytes asked for and done. */

@@ -23,7 +23,7 @@ writev 0 512 512|writev -f 0 512|writev -P 9 0 1k|writev 0 x|writev 1M 512|write
 discard 0 1M|discard 1 1|discard 0 3M|discard 0 x|discard x 0|discard -C 0 512|discard -q 0 64k|discard 0 2G|discard -x 0 1|d 0 64k|discard 0
 aio_read 0 x|aio_read 1 512|aio_read -i 0 512|aio_read -P 1 0 512|aio_read -v 0 16|aio_read -C 0 512|aio_read -q 0 1|aio_read 2M 512|aio_read 0
 aio_write -i 0 512|aio_write 0 512|aio_write -P 3 0 512|aio_write -z 0 512|aio_write -z 0 512 512|aio_write -zP 1 0 512|aio_write -u 0 512
-aio_write -zi 0 512|aio_write 2M 512|aio_write -x 0 1|aio_write -f 0 512|aio_write -q 0 512|aio_flush|aio_flush 1|aio_discard 0 1
+aio_write -zi 0 512|aio_write 2M 512|aio_write -x 0 1|aio_write -f 0 512|aio_write -q 0 512|aio_flush|aio_flush 1
 map|map 1|alloc 0|alloc 0 1M|alloc 0 2M|alloc x|alloc 100 x|a 64k 64k|alloc 0 1 2|alloc|length|l|length 1|info|i|flush|f
 truncate x|truncate 2M|truncate -m foo 1M|truncate|truncate 1M 2M|truncate -x 1M|truncate -m off 4M|t 512k|truncate -m metadata 3M
 foo|?x|sleep x|sleep 1|sleep -1|sleep|sigraise x|sigraise 0|sigraise|help foo|help a b|q|quit 1 2|close|c

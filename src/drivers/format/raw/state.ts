@@ -13,6 +13,7 @@ import {
   type ReopenPlan,
   type TruncateOptions,
   truncateNode,
+  type ZoneOperations,
 } from '../../../graph/index.js'
 import {
   type KernelCopyPlace,
@@ -188,6 +189,11 @@ export class RawState implements DriverState, DirectPath, KernelCopyTarget {
 
   probeGeometry(): { cylinders: number; heads: number; sectors: number } | undefined {
     return this.#windowed ? undefined : this.#file.node.state?.probeGeometry?.()
+  }
+
+  /** A window could begin within a zone. */
+  get zones(): ZoneOperations | undefined {
+    return this.#windowed ? undefined : this.#file.node.state?.zones
   }
 
   get inserted(): boolean {
