@@ -2,7 +2,7 @@ import { Perm } from '../../graph/index.js'
 import { ReqFlags } from '../../io/index.js'
 import { lengthArgument, patternArgument, sizeArgument, vectorLength } from './arguments.js'
 import { CommandFailure, type IoCommand, readOptions, usageLine } from './command.js'
-import { holds, readFill, writeFill } from './request-commands.js'
+import { holds, readFill, registeredZeroes, writeFill } from './request-commands.js'
 import { dumpText, reportText } from './text.js'
 
 /** `-i`: nothing is read or written, the request only counts as invalid. Thrown to leave the options. */
@@ -21,7 +21,7 @@ const aioRead: IoCommand = {
     let pattern: number | undefined
     let operands: string[]
     try {
-      operands = readOptions(session, aioRead, argv, 'CP:iqv', ({ option, argument }) => {
+      operands = readOptions(session, aioRead, argv, 'CP:iqrv', ({ option, argument }) => {
         switch (option) {
           case 'C':
             machine = true
@@ -87,11 +87,12 @@ const aioWrite: IoCommand = {
     let machine = false
     let quiet = false
     let zeroes = false
+    let registered = false
     let flags = 0
     let pattern = writeFill
     let operands: string[]
     try {
-      operands = readOptions(session, aioWrite, argv, 'CfiP:quz', ({ option, argument }) => {
+      operands = readOptions(session, aioWrite, argv, 'CfiP:qruz', ({ option, argument }) => {
         switch (option) {
           case 'C':
             machine = true
@@ -106,6 +107,9 @@ const aioWrite: IoCommand = {
             break
           case 'q':
             quiet = true
+            break
+          case 'r':
+            registered = true
             break
           case 'u':
             flags |= ReqFlags.mayUnmap
@@ -132,6 +136,9 @@ const aioWrite: IoCommand = {
     }
     if ((flags & ReqFlags.mayUnmap) !== 0 && !zeroes) {
       throw new CommandFailure('-u requires -z to be specified')
+    }
+    if (zeroes && registered) {
+      throw new CommandFailure(registeredZeroes)
     }
     const offset = sizeArgument(offsetText)
     const bytes = zeroes ? sizeArgument(first) : vectorLength(lengths)

@@ -10,6 +10,8 @@ import { dumpText, type Report, reportText } from './text.js'
 /** What buffers hold before a read, and what writes write by default. */
 export const readFill = 0xab
 export const writeFill = 0xcd
+/** Of `-r` (registered buffers, QEMU 8.0), which has no effect here, and `-z`. */
+export const registeredZeroes = 'cannot combine zero write with registered I/O buffer'
 
 /** Waits for a request if it has to, says why it failed, or goes on with `done`. */
 function finish(
@@ -85,7 +87,7 @@ const read: IoCommand = {
     let pattern: number | undefined
     let start: number | undefined
     let length: number | undefined
-    const operands = readOptions(session, read, argv, 'bCl:pP:qs:v', ({ option, argument }) => {
+    const operands = readOptions(session, read, argv, 'bCl:pP:qrs:v', ({ option, argument }) => {
       switch (option) {
         case 'b':
           fromVmState = true
@@ -172,7 +174,7 @@ const readv: IoCommand = {
     let quiet = false
     let dump = false
     let pattern: number | undefined
-    const operands = readOptions(session, readv, argv, 'CP:qv', ({ option, argument }) => {
+    const operands = readOptions(session, readv, argv, 'CP:qrv', ({ option, argument }) => {
       switch (option) {
         case 'C':
           machine = true
@@ -223,6 +225,8 @@ interface WriteMode {
   zeroes: boolean
   machine: boolean
   quiet: boolean
+  /** `-r`; the backend registers buffers as it sees fit, with and without it. */
+  registered: boolean
   flags: number
   pattern: number | undefined
   source: string | undefined
@@ -243,6 +247,9 @@ function checkWriteMode(mode: WriteMode): void {
   }
   if (Number(mode.zeroes) + Number(mode.pattern !== undefined) + Number(mode.source !== undefined) > 1) {
     throw new CommandFailure('Only one of -z, -P, and -s can be specified at the same time')
+  }
+  if (mode.zeroes && mode.registered) {
+    throw new CommandFailure(registeredZeroes)
   }
 }
 
@@ -307,11 +314,12 @@ const write: IoCommand = {
       zeroes: false,
       machine: false,
       quiet: false,
+      registered: false,
       flags: 0,
       pattern: undefined,
       source: undefined,
     }
-    const operands = readOptions(session, write, argv, 'bcCfnpP:qs:uz', ({ option, argument }) => {
+    const operands = readOptions(session, write, argv, 'bcCfnpP:qrs:uz', ({ option, argument }) => {
       switch (option) {
         case 'b':
           mode.toVmState = true
@@ -333,6 +341,9 @@ const write: IoCommand = {
           break
         case 'q':
           mode.quiet = true
+          break
+        case 'r':
+          mode.registered = true
           break
         case 's':
           mode.source = argument
@@ -389,7 +400,7 @@ const writev: IoCommand = {
     let quiet = false
     let flags = 0
     let pattern = writeFill
-    const operands = readOptions(session, writev, argv, 'CfqP:', ({ option, argument }) => {
+    const operands = readOptions(session, writev, argv, 'CfqP:r', ({ option, argument }) => {
       switch (option) {
         case 'C':
           machine = true

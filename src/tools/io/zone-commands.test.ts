@@ -169,3 +169,22 @@ test('aio_discard', async () => {
   )
   expect(code).toBe(0)
 })
+
+test.each([
+  'read -r 0 512',
+  'readv -r 0 512',
+  'write -r 0 512',
+  'writev -r 0 512',
+  'aio_read -r 0 512',
+  'aio_write -r 0 512',
+])('%s: registered buffers can be asked for', async (command) => {
+  const { stdout, code } = await ioWith(['/plain'], command, 'aio_flush')
+  expect([code, /512\/512 bytes at offset 0/.test(stdout)]).toEqual([0, true])
+})
+
+test.each(['write -rz 0 512', 'aio_write -rz 0 512'])('%s', async (command) => {
+  expect(await ioWith(['/plain'], command)).toMatchObject({
+    code: 1,
+    stdout: 'cannot combine zero write with registered I/O buffer\n',
+  })
+})
