@@ -10,7 +10,8 @@ export const sectorBytes = 512
 export const clusterRange = { min: 4096, max: 1 << 26, default: 1 << 16 }
 /** Clusters of a table. */
 export const tableRange = { min: 1, max: 16, default: 4 }
-export const maxBackingNameBytes = 1023
+/** QEMU's limit for any name. */
+export const maxBackingNameBytes = 4095
 
 export const Feature = { backingFile: 1, needCheck: 2, backingIsRaw: 4 } as const
 const knownFeatures = 7
