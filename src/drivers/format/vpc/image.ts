@@ -12,12 +12,14 @@ import {
 import type { BlockLimits, FlushPath, MapPath } from '../../../io/index.js'
 import type { Wait } from '../../../sched/index.js'
 import type { BlockTable } from './block-table.js'
+import { DifferencingPath } from './differencing-path.js'
 import type { DynamicHeader } from './dynamic-header.js'
 import { DynamicPath } from './dynamic-path.js'
 import { FixedPath } from './fixed-path.js'
 import { DiskType, type Footer } from './footer.js'
 import { sectorBytes } from './geometry.js'
 import type { SizeCalculation } from './open.js'
+import { checkParent } from './parent.js'
 import { growDynamic, growFixed } from './resize.js'
 import type { BlockShape, BlockSpace } from './space.js'
 
@@ -38,6 +40,8 @@ export interface VpcParts {
   readonly calc: SizeCalculation
   /** Undefined for a fixed disk. */
   readonly blocks: VpcBlocks | undefined
+  /** Name of the parent of a differencing disk. */
+  readonly parent: string | undefined
 }
 
 /** An open VHD. */
@@ -46,8 +50,11 @@ export class VpcImage implements DriverState {
   readonly map: MapPath
   readonly flushPath?: FlushPath
   readonly clusterSize?: number
+  readonly backingFile?: string | undefined
+  readonly backingFormat?: string | undefined
+  readonly checkBacking?: (backing: BlockNode) => void
   readonly #parts: VpcParts
-  readonly #path: DynamicPath | undefined
+  readonly #path: DynamicPath | DifferencingPath | undefined
   #footer: Footer
 
   constructor(parts: VpcParts) {
@@ -60,11 +67,22 @@ export class VpcImage implements DriverState {
       this.map = new FixedPath(file)
       return
     }
-    const path = new DynamicPath(node, { file, ...blocks })
+    const isDifferencing = footer.type === DiskType.differencing
+    const context = { file, ...blocks }
+    const path = isDifferencing ? new DifferencingPath(node, context) : new DynamicPath(node, context)
     this.map = path
     this.#path = path
     this.flushPath = path
     this.clusterSize = blocks.shape.blockSize
+    if (isDifferencing) {
+      this.backingFile = parts.parent
+      this.backingFormat = parts.parent === undefined ? undefined : 'vpc'
+      this.checkBacking = (backing) => checkParent(blocks.header, backing)
+    }
+  }
+
+  get footer(): Footer {
+    return this.#footer
   }
 
   get hasZeroInit(): boolean {
