@@ -1,5 +1,10 @@
 import { blockError } from '../../../errors/index.js'
-import { type BlockNode, type CreateContext, truncateNode } from '../../../graph/index.js'
+import {
+  type BlockNode,
+  type CreateContext,
+  fullBackingFilename,
+  truncateNode,
+} from '../../../graph/index.js'
 import type { OptionsOf } from '../../../options/index.js'
 import { defaultBlockBytes, makeDynamicHeader } from './dynamic-header.js'
 import { DiskType, footerBytes, makeFooter, timestampBase } from './footer.js'
@@ -31,7 +36,14 @@ export async function create(context: CreateContext): Promise<void> {
     throw blockError('ENOTSUP', "Fixed image can't have backing file")
   }
   const parent =
-    backing === undefined ? undefined : await readParent(context.layer, context.filename, backing, format)
+    backing === undefined
+      ? undefined
+      : await readParent(
+          context.layer,
+          fullBackingFilename(context.filename, backing, context.host.pathStyle),
+          backing,
+          format,
+        )
   // A disk is as long as its parent, whatever a geometry can say.
   const exact = force_size || (parent !== undefined && isOddSize(parent.length) && size === parent.length)
   const { geometry, total } = roundedSize(size, exact)

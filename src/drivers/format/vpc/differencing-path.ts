@@ -30,6 +30,8 @@ export class DifferencingPath implements MapPath, FlushPath {
   readonly #owner: IoNode
   readonly #context: BlockContext
   readonly #bitmaps: TableCache
+  /** There is no parent any more: new blocks are written as a whole. */
+  #whole = false
 
   constructor(owner: IoNode, context: BlockContext) {
     this.#owner = owner
@@ -138,8 +140,15 @@ export class DifferencingPath implements MapPath, FlushPath {
         return undefined
       }
       const block = space.take()
-      const allocation: Allocation = { index, first, count: Math.ceil(count / sectorBytes), block }
-      plan.allocate(count, file.node, block.offset + bitmapBytes + inside, 0, 0, block.isZero, allocation)
+      const place = block.offset + bitmapBytes + inside
+      if (this.#whole) {
+        const allocation: Allocation = { index, first: 0, count: blockSize / sectorBytes, block }
+        const tail = blockSize - inside - count
+        plan.allocate(count, file.node, place, inside, tail, block.isZero, allocation)
+      } else {
+        const allocation: Allocation = { index, first, count: Math.ceil(count / sectorBytes), block }
+        plan.allocate(count, file.node, place, 0, 0, block.isZero, allocation)
+      }
       return undefined
     }
     const bitmap = this.#bitmaps.reach(at)
@@ -241,11 +250,12 @@ export class DifferencingPath implements MapPath, FlushPath {
 
   flushToOs(): Wait {
     return this.#context.table.isDirty || this.#bitmaps.isDirty || this.mutex.locked
-      ? this.mutex.run(() => this.#writeBack())
+      ? this.mutex.run(() => this.writeBack())
       : undefined
   }
 
-  async #writeBack(): Promise<void> {
+  /** Writes everything back. Mutex held. */
+  async writeBack(): Promise<void> {
     const { table, space } = this.#context
     const changes = table.takeChanges()
     try {
@@ -262,6 +272,40 @@ export class DifferencingPath implements MapPath, FlushPath {
       throw error
     }
     await table.write(changes)
+  }
+
+  /**
+   * Makes all of every block the disk's own: what was the parent's becomes zeroes. Durable when done;
+   * mutex held, nothing in flight.
+   */
+  async fillBlocks(): Promise<void> {
+    const { table, file, shape } = this.#context
+    const { blockSize, bitmapBytes } = shape
+    const sectors = blockSize / sectorBytes
+    for (let index = 0; index < table.entries; index++) {
+      const block = table.blockOffset(index)
+      if (block === undefined) {
+        continue
+      }
+      const bitmap = await this.#bitmaps.load(block)
+      try {
+        for (let first = 0; first < sectors; ) {
+          const run = sectorRun(bitmap.bytes, first, sectors)
+          if (!sectorsAreSet(bitmap.bytes, first)) {
+            await file.node.writeZeroes(block + bitmapBytes + first * sectorBytes, run * sectorBytes, 0)
+            setSectors(bitmap.bytes, first, run)
+            this.#bitmaps.markDirty(bitmap)
+            this.#bitmaps.orderAfterFlush()
+          }
+          first += run
+        }
+      } finally {
+        this.#bitmaps.release(bitmap)
+      }
+    }
+    this.#whole = true
+    await this.writeBack()
+    await file.node.flush()
   }
 
   /** Forgets all bitmaps: nothing is the disk's own any more. Mutex held, nothing in flight. */

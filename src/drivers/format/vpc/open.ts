@@ -10,7 +10,7 @@ import { maxSectors, sectorBytes } from './geometry.js'
 import { VpcImage } from './image.js'
 import { vpcRuntimeOptions } from './options.js'
 import { parentNameOf } from './parent.js'
-import { BlockSpace, blockShape } from './space.js'
+import { BlockSpace, blockShape, metadataEnd } from './space.js'
 
 /** QEMU's own limit, which its text speaks of. */
 const qemuTableEntries = 0x1fffffff
@@ -46,19 +46,10 @@ export async function open(context: OpenContext): Promise<VpcImage> {
   await readPadded(file.node, header.tableOffset, bytes)
   const table = new BlockTable(file, header.tableOffset, bytes)
   const blockBytes = shape.blockSize + shape.bitmapBytes
-  let free = table.end(blockBytes)
-  if (free > file.node.length) {
+  if (table.end(blockBytes) > file.node.length) {
     throw truncated()
   }
-  // What else stands in the file must not be overwritten either.
-  free = Math.max(free, footer.dataOffset + dynamicHeaderBytes, footerBytes)
-  for (const locator of header.locators) {
-    const end = locator.offset + locator.length
-    if (locator.platform !== undefined && end <= file.node.length) {
-      free = Math.max(free, end)
-    }
-  }
-  free = Math.ceil(free / sectorBytes) * sectorBytes
+  const free = Math.max(table.end(blockBytes), metadataEnd(file, footer, header, table))
   const space = new BlockSpace(file, blockBytes, footer, free)
   const differencing = footer.type === DiskType.differencing
   node.supportsBacking = differencing

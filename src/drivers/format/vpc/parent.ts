@@ -5,7 +5,6 @@ import {
   type BlockChild,
   type BlockLayer,
   type BlockNode,
-  fullBackingFilename,
   type OpenContext,
   skipFilters,
 } from '../../../graph/index.js'
@@ -119,13 +118,14 @@ export interface ParentRecord {
 }
 
 /**
- * Opens the disk `backing` as seen from the image `overlay` to learn who it is.
+ * Opens the disk that is to be recorded as `backing` to learn who it is.
  *
+ * @param filename its full name
  * @throws BlockError EINVAL if it is no VHD, ENOTSUP if its name is no path
  */
 export async function readParent(
   layer: BlockLayer,
-  overlay: string,
+  filename: string,
   backing: string,
   format: string | undefined,
 ): Promise<ParentRecord> {
@@ -141,7 +141,7 @@ export async function readParent(
     ['driver', 'vpc'],
     ['force-share', true],
   ])
-  const node = await layer.open(fullBackingFilename(overlay, backing, style), options, { noBacking: true })
+  const node = await layer.open(filename, options, { noBacking: true })
   try {
     const { footer } = vpcStateOf(node)
     const { uuid, timestamp } = footer
