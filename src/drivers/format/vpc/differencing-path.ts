@@ -1,8 +1,14 @@
-import { type CachedTable, TableCache } from '../../../formatkit/index.js'
+import {
+  bitIsSet,
+  bitRun,
+  type CachedTable,
+  highFirst,
+  setBits,
+  TableCache,
+} from '../../../formatkit/index.js'
 import type { ExtentSink, FlushPath, IoNode, MapPath, WritePlan } from '../../../io/index.js'
 import { Mutex, type Wait } from '../../../sched/index.js'
 import { sectorBytes } from './geometry.js'
-import { sectorRun, sectorsAreSet, setSectors } from './sector-bitmap.js'
 import type { BlockContext, NewBlock } from './space.js'
 
 /** Bytes of bitmaps kept, and least number of them. */
@@ -109,8 +115,8 @@ export class DifferencingPath implements MapPath, FlushPath {
     while (at < end) {
       const sector = Math.floor((at - start) / sectorBytes)
       const limit = Math.ceil((end - start) / sectorBytes)
-      const own = sectorsAreSet(bitmap.bytes, sector)
-      const run = sectorRun(bitmap.bytes, sector, limit)
+      const own = bitIsSet(bitmap.bytes, sector, highFirst)
+      const run = bitRun(bitmap.bytes, sector, limit, highFirst)
       const next = Math.min(end, start + (sector + run) * sectorBytes)
       const more = own
         ? out.data(next - at, file.node, data + at - start, 0)
@@ -155,10 +161,10 @@ export class DifferencingPath implements MapPath, FlushPath {
     if (bitmap === undefined) {
       return this.#writeLater(at, offset, bytes, flags, plan)
     }
-    const run = sectorRun(bitmap.bytes, first, first + Math.ceil(count / sectorBytes))
+    const run = bitRun(bitmap.bytes, first, first + Math.ceil(count / sectorBytes), highFirst)
     const part = Math.min(count, run * sectorBytes)
     const place = at + bitmapBytes + inside
-    if (sectorsAreSet(bitmap.bytes, first)) {
+    if (bitIsSet(bitmap.bytes, first, highFirst)) {
       plan.inPlace(part, file.node, place)
       return undefined
     }
@@ -232,7 +238,7 @@ export class DifferencingPath implements MapPath, FlushPath {
   }
 
   #enter(bitmap: CachedTable, { index, first, count, block }: Allocation): void {
-    setSectors(bitmap.bytes, first, count)
+    setBits(bitmap.bytes, first, count, highFirst)
     this.#bitmaps.markDirty(bitmap)
     this.#bitmaps.orderAfterFlush()
     if (block !== undefined) {
@@ -290,10 +296,10 @@ export class DifferencingPath implements MapPath, FlushPath {
       const bitmap = await this.#bitmaps.load(block)
       try {
         for (let first = 0; first < sectors; ) {
-          const run = sectorRun(bitmap.bytes, first, sectors)
-          if (!sectorsAreSet(bitmap.bytes, first)) {
+          const run = bitRun(bitmap.bytes, first, sectors, highFirst)
+          if (!bitIsSet(bitmap.bytes, first, highFirst)) {
             await file.node.writeZeroes(block + bitmapBytes + first * sectorBytes, run * sectorBytes, 0)
-            setSectors(bitmap.bytes, first, run)
+            setBits(bitmap.bytes, first, run, highFirst)
             this.#bitmaps.markDirty(bitmap)
             this.#bitmaps.orderAfterFlush()
           }

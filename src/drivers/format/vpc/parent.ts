@@ -1,7 +1,16 @@
 import { blockError } from '../../../errors/index.js'
-import { readPadded } from '../../../formatkit/index.js'
 import {
-  absoluteFilename,
+  decodeUtf16,
+  encodeUtf16,
+  existingName,
+  lastPart,
+  maxPathBytes,
+  nameOfPath,
+  pathOfName,
+  type RecordedPath,
+  readPadded,
+} from '../../../formatkit/index.js'
+import {
   type BlockChild,
   type BlockLayer,
   type BlockNode,
@@ -14,26 +23,18 @@ import type { DynamicHeader, ParentLocator } from './dynamic-header.js'
 import type { Footer } from './footer.js'
 import { sectorBytes } from './geometry.js'
 import type { VpcImage } from './image.js'
-import {
-  decodeUtf16,
-  encodeUtf16,
-  lastPart,
-  maxLocatorBytes,
-  nameOfPath,
-  Platform,
-  pathOfName,
-} from './locator.js'
 
 /** The parent of a differencing disk: its name in the image, and who it has to be. */
+
+/** Platform codes: a path relative to the disk's folder, and an absolute one. Both are UTF-16, little-endian. */
+const Platform = { relative: 'W2ru', absolute: 'W2ku' } as const
 
 /**
  * Name of the parent as a file of this platform: the relative one if there is such a file, else the
  * absolute one if there is, else whatever is recorded. Undefined if nothing is.
  */
-export async function parentNameOf(
-  { host, node, file, flags }: OpenContext,
-  header: DynamicHeader,
-): Promise<string | undefined> {
+export async function parentNameOf(context: OpenContext, header: DynamicHeader): Promise<string | undefined> {
+  const { host, file } = context
   const style = host.pathStyle
   const names: string[] = []
   for (const wanted of [Platform.relative, Platform.absolute]) {
@@ -47,23 +48,12 @@ export async function parentNameOf(
   if (header.parentName !== '') {
     names.push(nameOfPath(header.parentName, style))
   }
-  const exists = (name: string): boolean => {
-    // Asking for a share would already talk to whatever server the image names.
-    if (flags.noBacking || /^[\\/]{2}/.test(name)) {
-      return false
-    }
-    try {
-      return host.files.stat(absoluteFilename(node, name) ?? name) !== undefined
-    } catch {
-      return false
-    }
-  }
-  return names.length > 1 ? (names.find(exists) ?? names[0]) : names[0]
+  return existingName(context, names)
 }
 
 /** The path a locator refers to; empty if it is nowhere. */
 async function readPath(file: BlockChild, { offset, length }: ParentLocator): Promise<string> {
-  if (length > maxLocatorBytes || offset > maxLength - length || offset + length > file.node.length) {
+  if (length > maxPathBytes || offset > maxLength - length || offset + length > file.node.length) {
     return ''
   }
   const bytes = new Uint8Array(length)
@@ -105,13 +95,10 @@ export function uuidText(bytes: Uint8Array): string {
 }
 
 /** What a differencing disk records of its parent. */
-export interface ParentRecord {
+export interface ParentRecord extends RecordedPath {
   readonly uuid: Uint8Array
   /** Seconds since 2000. */
   readonly timestamp: number
-  /** Which locator has the path, and the path. */
-  readonly platform: string
-  readonly path: string
   readonly footer: Footer
   /** Bytes. */
   readonly length: number
@@ -134,7 +121,7 @@ export async function readParent(
   }
   const style = layer.host.pathStyle
   const recorded = pathOfName(backing, style)
-  if (recorded === undefined || recorded.path.length * 2 > maxLocatorBytes) {
+  if (recorded === undefined) {
     throw blockError('ENOTSUP', `The parent of a VHD has to be a plain file, not '${backing}'`)
   }
   const options = new OptionDict([
@@ -161,7 +148,13 @@ export function recordParent(header: DynamicHeader, parent: ParentRecord, offset
   sectors.set(path)
   header.setParent(parent.uuid, parent.timestamp, lastPart(parent.path))
   header.clearLocators()
-  header.setLocator(0, parent.platform, sectors.length, path.length, offset)
+  header.setLocator(
+    0,
+    parent.relative ? Platform.relative : Platform.absolute,
+    sectors.length,
+    path.length,
+    offset,
+  )
   header.seal()
   return sectors
 }
