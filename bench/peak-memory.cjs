@@ -1,4 +1,7 @@
-// Loaded before a program: says at its end how much memory it has had at most.
+// Loaded before a program: says at its end how much memory it has had at most. Not from getrusage, which
+// counts the memory of the process that started this one.
 process.on('exit', () => {
-  require('node:fs').writeSync(2, `peak ${process.resourceUsage().maxRSS} KiB\n`)
+  const fs = require('node:fs')
+  const [, peak] = /VmHWM:\s*(\d+) kB/.exec(fs.readFileSync('/proc/self/status', 'utf8'))
+  fs.writeSync(2, `peak ${peak} KiB\n`)
 })

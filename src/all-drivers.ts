@@ -16,6 +16,7 @@ import { luks } from './drivers/format/luks/index.js'
 import { parallels } from './drivers/format/parallels/index.js'
 import { qcow } from './drivers/format/qcow/index.js'
 import { qcow2 } from './drivers/format/qcow2/index.js'
+import { qed } from './drivers/format/qed/index.js'
 import { raw } from './drivers/format/raw/index.js'
 import { vdi } from './drivers/format/vdi/index.js'
 import { vhdx } from './drivers/format/vhdx/index.js'
@@ -50,6 +51,7 @@ export const allDrivers: readonly BlockDriver[] = [
   raw,
   qcow,
   qcow2,
+  qed,
   vdi,
   vhdx,
   vpc,

@@ -1,6 +1,7 @@
 import zlib from 'node:zlib'
 import { ioError } from '../../errors/index.js'
 import type { Codec } from '../../host/index.js'
+import { fastInflate } from './native-codecs.js'
 
 /**
  * What a single byte of deflate input can add to the output, bytes: eight matches of the greatest
@@ -30,6 +31,9 @@ export const deflateCodec: Codec = {
     }),
 
   decompress: (input, output) => {
+    if (fastInflate()?.inflate(input, output) === true) {
+      return
+    }
     let result: Uint8Array
     try {
       result = zlib.inflateRawSync(input, inflateOptions(output.length))
@@ -39,17 +43,25 @@ export const deflateCodec: Codec = {
     take(result, output)
   },
 
-  decompressAsync: (input, output) =>
-    new Promise((resolve, reject) => {
-      zlib.inflateRaw(input, inflateOptions(output.length), (error, result) => {
-        try {
-          take(error === null ? result : afterFailure(error, input, output.length), output)
-          resolve()
-        } catch (failure) {
-          reject(failure)
-        }
-      })
-    }),
+  decompressAsync: (input, output) => {
+    const fast = fastInflate()
+    return fast === undefined
+      ? inflateLater(input, output)
+      : fast.inflateLater(input, output).then((done) => (done ? undefined : inflateLater(input, output)))
+  },
+}
+
+function inflateLater(input: Uint8Array, output: Uint8Array): Promise<void> {
+  return new Promise((resolve, reject) => {
+    zlib.inflateRaw(input, inflateOptions(output.length), (error, result) => {
+      try {
+        take(error === null ? result : afterFailure(error, input, output.length), output)
+        resolve()
+      } catch (failure) {
+        reject(failure)
+      }
+    })
+  })
 }
 
 function inflateOptions(length: number): zlib.ZlibOptions {

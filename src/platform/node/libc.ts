@@ -1,4 +1,4 @@
-import { createRequire } from 'node:module'
+import { callLater, type Koffi, type KoffiFunction, koffi, type Library } from './koffi.js'
 
 /**
  * The system calls that Node does not offer. A result below zero is a negated errno, as in the
@@ -58,24 +58,6 @@ export interface Mapping {
   unmap(): void
 }
 
-interface Library {
-  func(declaration: string): KoffiFunction
-}
-
-interface Koffi {
-  load(name: string | null): Library
-  /** The calling thread's; within the callback of an asynchronous call, that call's. */
-  errno(): number
-  address(value: unknown): bigint
-  /** The memory behind a pointer, without a copy. */
-  view(pointer: unknown, bytes: number): ArrayBuffer
-}
-
-interface KoffiFunction {
-  (...args: unknown[]): number | bigint
-  async(...args: unknown[]): void
-}
-
 const ENOSYS = 38
 
 /** Numbers of system calls, the same on every architecture. */
@@ -99,27 +81,27 @@ export function libc(): Libc | undefined {
 }
 
 function load(): Libc | undefined {
-  if (process.platform !== 'linux' || (process.arch !== 'x64' && process.arch !== 'arm64')) {
+  const caller = koffi()
+  if (caller === undefined) {
     return undefined
   }
   try {
-    const koffi = createRequire(import.meta.url)('koffi') as Koffi
-    return bind(koffi, loadLibrary(koffi))
+    return bind(caller, loadLibrary(caller))
   } catch {
     return undefined
   }
 }
 
-function loadLibrary(koffi: Koffi): Library {
+function loadLibrary(caller: Koffi): Library {
   try {
-    return koffi.load('libc.so.6')
+    return caller.load('libc.so.6')
   } catch {
     // musl has no file of that name; its functions are part of the process all the same.
-    return koffi.load(null)
+    return caller.load(null)
   }
 }
 
-function bind(koffi: Koffi, library: Library): Libc {
+function bind(caller: Koffi, library: Library): Libc {
   // Declaring a function costs, and most commands need two or three of these.
   const lazy = (declaration: string): (() => KoffiFunction | undefined) => {
     let f: KoffiFunction | undefined | null = null
@@ -160,36 +142,13 @@ function bind(koffi: Koffi, library: Library): Libc {
 
   const outcome = (result: number | bigint): number => {
     const number = Number(result)
-    return number < 0 ? -koffi.errno() : number
+    return number < 0 ? -caller.errno() : number
   }
   const now = (f: KoffiFunction | undefined, ...args: unknown[]): number =>
     f === undefined ? -ENOSYS : outcome(f(...args))
 
-  // koffi hands addresses to the other thread without keeping the memory behind them alive.
-  const inFlight = new Set<unknown[]>()
   const later = (f: KoffiFunction | undefined, ...args: unknown[]): Promise<number> =>
-    new Promise((resolve, reject) => {
-      if (f === undefined) {
-        resolve(-ENOSYS)
-        return
-      }
-      inFlight.add(args)
-      try {
-        f.async(...args, (error: Error | null, result: number | bigint) => {
-          const value = error === null ? outcome(result) : 0
-          inFlight.delete(args)
-          if (error === null) {
-            resolve(value)
-          } else {
-            reject(error)
-          }
-        })
-      } catch {
-        // koffi's queue is bounded; when it is full, this thread has to do the work.
-        inFlight.delete(args)
-        resolve(outcome(f(...args)))
-      }
-    })
+    f === undefined ? Promise.resolve(-ENOSYS) : callLater(f, args, outcome)
 
   const boxed = (offset: number): BigInt64Array => BigInt64Array.of(BigInt(offset))
   return {
@@ -197,7 +156,7 @@ function bind(koffi: Koffi, library: Library): Libc {
       const bytes = now(getpagesize())
       return bytes > 0 ? bytes : 4096
     },
-    address: (buffer) => Number(koffi.address(buffer)),
+    address: (buffer) => Number(caller.address(buffer)),
     preadv2: (fd, iov, count, offset, flags) => {
       const f = preadv2()
       return f === undefined ? -ENOSYS : outcome(f(fd, iov, count, offset, flags))
@@ -246,10 +205,10 @@ function bind(koffi: Koffi, library: Library): Libc {
     map: (fd, offset, bytes) => {
       const pointer: unknown = mmap()?.(null, bytes, PROT, MAP, fd, offset)
       // MAP_FAILED is the highest address.
-      if (pointer === undefined || pointer === null || koffi.address(pointer) >= 1n << 63n) {
+      if (pointer === undefined || pointer === null || caller.address(pointer) >= 1n << 63n) {
         return undefined
       }
-      return { memory: koffi.view(pointer, bytes), unmap: () => void munmap()?.(pointer, bytes) }
+      return { memory: caller.view(pointer, bytes), unmap: () => void munmap()?.(pointer, bytes) }
     },
   }
 }

@@ -2,12 +2,16 @@ import zlib from 'node:zlib'
 import { ioError } from '../../errors/index.js'
 import type { Codec } from '../../host/index.js'
 import type { Maybe } from '../../sched/index.js'
+import { type FastZstd, fastZstd } from './native-codecs.js'
 import { zstdFrame } from './zstd-frame.js'
+
+/** QEMU compresses at zstd's own default level. */
+const level = 3
 
 /** What a zstd library has to offer; its own errors are thrown. */
 interface ZstdLibrary {
-  /** One frame that states its content size. */
-  compress(input: Uint8Array): Maybe<Uint8Array>
+  /** One frame that states its content size; undefined: it would be longer than `limit`. */
+  compress(input: Uint8Array, limit: number): Maybe<Uint8Array | undefined>
   /** Decodes one whole frame that holds at most `limit` bytes. */
   decompress(frame: Uint8Array, limit: number): Uint8Array
   decompressAsync(frame: Uint8Array, limit: number): Maybe<Uint8Array>
@@ -37,9 +41,23 @@ function promised(run: (done: Done) => void): Promise<Uint8Array> {
 function nativeLibrary(native: NativeZstd): ZstdLibrary {
   const options = (limit: number): object => ({ chunkSize: Math.max(64, limit), maxOutputLength: limit })
   return {
-    compress: (input) => promised((done) => native.zstdCompress(input, done)),
+    compress: async (input, limit) =>
+      fitting(await promised((done) => native.zstdCompress(input, done)), limit),
     decompress: (frame, limit) => native.zstdDecompressSync(frame, options(limit)),
     decompressAsync: (frame, limit) => promised((done) => native.zstdDecompress(frame, options(limit), done)),
+  }
+}
+
+function fitting(output: Uint8Array, limit: number): Uint8Array | undefined {
+  return output.length <= limit ? output : undefined
+}
+
+function systemLibrary(zstd: FastZstd): ZstdLibrary {
+  const content = (result: Uint8Array | undefined): Uint8Array => result ?? corrupt()
+  return {
+    compress: (input, limit) => zstd.compressLater(input, level, limit),
+    decompress: (frame, limit) => content(zstd.decompress(frame, limit)),
+    decompressAsync: (frame, limit) => zstd.decompressLater(frame, limit).then(content),
   }
 }
 
@@ -54,15 +72,21 @@ function wasmLibrary(): Promise<ZstdLibrary> {
 async function loadWasm(): Promise<ZstdLibrary> {
   const wasm = await import('@bokuweb/zstd-wasm')
   await wasm.init()
-  // QEMU compresses at zstd's own default level.
-  const level = 3
   const decompress = (frame: Uint8Array, limit: number): Uint8Array =>
     wasm.decompress(frame, { defaultHeapSize: limit })
-  return { compress: (input) => wasm.compress(input, level), decompress, decompressAsync: decompress }
+  return {
+    compress: (input, limit) => fitting(wasm.compress(input, level), limit),
+    decompress,
+    decompressAsync: decompress,
+  }
 }
 
 /** Loads whichever zstd this Node has. @throws BlockError ENOTSUP if there is none */
 export async function loadZstd(): Promise<Codec> {
+  const system = fastZstd()
+  if (system !== undefined) {
+    return zstdCodec(systemLibrary(system))
+  }
   const native = zlib as unknown as Partial<NativeZstd>
   if (native.zstdDecompressSync !== undefined) {
     return zstdCodec(nativeLibrary(native as NativeZstd))
@@ -109,14 +133,10 @@ function corrupt(): never {
 }
 
 function zstdCodec(library: ZstdLibrary): Codec {
-  const fitting = (output: Uint8Array, limit: number): Uint8Array | undefined =>
-    output.length <= limit ? output : undefined
   return {
     compress: (input, limit) => {
-      const output = library.compress(input)
-      return output instanceof Promise
-        ? output.then((result) => fitting(result, limit), corrupt)
-        : fitting(output, limit)
+      const output = library.compress(input, limit)
+      return output instanceof Promise ? output.catch(corrupt) : output
     },
 
     // What follows the frame that fills the output is padding or another cluster: it is not looked at.

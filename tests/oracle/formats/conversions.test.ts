@@ -28,6 +28,7 @@ const variants: readonly [name: string, format: string, options?: string][] = [
   ['vhdx fixed', 'vhdx', 'subformat=fixed'],
   ['parallels', 'parallels'],
   ['qcow', 'qcow'],
+  ['qed', 'qed'],
 ]
 
 const shop = new Workshop()
