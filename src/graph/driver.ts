@@ -143,6 +143,8 @@ export interface DriverState {
 
   truncate?(length: number, how: TruncateOptions): Wait
   check?(fix: CheckFix, signal?: AbortSignal): Promise<CheckResult>
+  /** Refuses a backing file that is not the one the image was made from. Before the image's own is attached. */
+  checkBacking?(backing: BlockNode): void
   /** Records another backing file in the image. */
   changeBacking?(filename: string | undefined, format: string | undefined): Wait
   /** Bytes the image occupies outside; the core sums children when absent. */
