@@ -58,6 +58,7 @@ export function createNodeHost(options: NodeHostOptions = {}): Host {
         return await openSftpFile(place, path, mode)
       },
     },
+    xml: { parse: async (document) => (await import('./xml.js')).nodeXml.parse(document) },
     sockets: lazySockets(options.io ?? 'auto'),
     pathStyle: process.platform === 'win32' ? 'win32' : 'posix',
     randomBytes,
