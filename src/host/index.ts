@@ -2,6 +2,7 @@
 export * from './ciphers.js'
 export * from './codecs.js'
 export * from './files.js'
+export * from './fuse.js'
 export * from './http.js'
 export * from './sockets.js'
 export * from './ssh.js'
@@ -13,6 +14,7 @@ import type { Clock } from '../sched/index.js'
 import type { HostCiphers } from './ciphers.js'
 import type { HostCodecs } from './codecs.js'
 import type { HostFiles } from './files.js'
+import type { HostFuse } from './fuse.js'
 import type { HostHttp } from './http.js'
 import type { HostSockets } from './sockets.js'
 import type { HostSsh } from './ssh.js'
@@ -33,6 +35,8 @@ export interface Host {
   readonly http?: HostHttp
   /** Absent: files cannot be reached over SSH. */
   readonly ssh?: HostSsh
+  /** Absent: images cannot be mounted as files. */
+  readonly fuse?: HostFuse
   /** Absent: OVA packages cannot be read. */
   readonly xml?: HostXml
   /** What limits and timeouts go by; absent: the platform's monotonic clock. */
