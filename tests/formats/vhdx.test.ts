@@ -5,6 +5,7 @@ formatConformance({
   format: 'vhdx',
   create: { block_size: 1 << 20 },
   size: 3 << 20,
+  grownSize: 100 << 20,
   checks: true,
   metadata: [
     [0x10000, 0x10050],
@@ -20,6 +21,7 @@ formatConformance({
   format: 'vhdx',
   title: 'fixed vhdx',
   create: { block_size: 1 << 20, subformat: 'fixed', block_state_zero: false },
+  grownSize: 3 << 20,
   checks: true,
 })
 
@@ -35,6 +37,7 @@ formatConformance({
       block_state_zero: false,
     })
   },
+  grownSize: 20 << 20,
   checks: true,
   crashStates: 50,
   metadata: [

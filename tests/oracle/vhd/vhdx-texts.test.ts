@@ -87,7 +87,6 @@ const lines = [
   'check d.vhdx',
   'check --output=json d.vhdx',
   'check -r all d.vhdx',
-  'resize d.vhdx 40M',
   'amend -o size=1 d.vhdx',
   'measure -O vhdx d.vhdx',
   'convert -c -O vhdx d.vhdx new',

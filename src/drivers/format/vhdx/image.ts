@@ -9,6 +9,7 @@ import {
   type ReopenContext,
   type ReopenPlan,
   skipFilters,
+  type TruncateOptions,
 } from '../../../graph/index.js'
 import type { BlockLimits, FlushPath, MapPath } from '../../../io/index.js'
 import type { Wait } from '../../../sched/index.js'
@@ -24,6 +25,7 @@ import { checkParent } from './parent.js'
 import { guidText, LocatorKey } from './parent-locator.js'
 import { VhdxPath } from './path.js'
 import { mustReplay } from './replay-refusal.js'
+import { growDisk } from './resize.js'
 
 export interface VhdxParts {
   readonly node: BlockNode
@@ -46,7 +48,7 @@ export interface VhdxParts {
 
 /** An open VHDX. */
 export class VhdxImage implements DriverState, Overlay {
-  readonly length: number
+  length: number
   readonly map: MapPath
   readonly flushPath: FlushPath
   readonly clusterSize: number
@@ -131,6 +133,12 @@ export class VhdxImage implements DriverState, Overlay {
 
   refreshLimits(limits: BlockLimits): void {
     limits.requestAlignment = Math.max(limits.requestAlignment, this.#parts.disk.sectorBytes)
+  }
+
+  /** Grows the disk; QEMU cannot. @throws BlockError ENOTSUP for a shorter length */
+  async truncate(length: number, how: TruncateOptions): Promise<void> {
+    await growDisk(this.#parts, length, how)
+    this.length = this.#parts.disk.diskBytes
   }
 
   info(): DriverInfo {

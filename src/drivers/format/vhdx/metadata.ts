@@ -11,16 +11,18 @@ export interface Region {
 }
 
 export interface Regions {
-  readonly bat: Region
+  /** Another one after the table has outgrown it. */
+  bat: Region
   readonly metadata: Region
   /** All of them and the log, last first. */
-  readonly all: readonly Region[]
+  readonly all: Region[]
 }
 
 export interface DiskParameters {
   readonly blockBytes: number
   readonly sectorBytes: number
-  readonly diskBytes: number
+  /** Another one after a resize. */
+  diskBytes: number
   /** Payload blocks per bitmap block. */
   readonly ratio: number
   /** Blocks stay allocated: a fixed disk. */
