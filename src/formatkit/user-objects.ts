@@ -1,10 +1,17 @@
-import type { BlockLayer } from '../graph/index.js'
+import { type BlockLayer, createIoThread } from '../graph/index.js'
 import type { ObjectRequest } from '../options/index.js'
+import type { Maybe } from '../sched/index.js'
 import { addSecret } from './crypto/index.js'
 import { addTlsCredentials } from './tls/index.js'
 
 /** Makes the object that was asked for in the layer. @throws BlockError with QEMU's text; there is none then */
-export function defineObject(layer: BlockLayer, request: Exclude<ObjectRequest, { kind: 'help' }>): void {
+export function defineObject(
+  layer: BlockLayer,
+  request: Exclude<ObjectRequest, { kind: 'help' }>,
+): Maybe<void> {
+  if (request.kind === 'iothread') {
+    return createIoThread(layer, request.ioThread.id, request.ioThread.values).then(() => undefined)
+  }
   if (request.kind === 'secret') {
     addSecret(layer, request.secret)
   } else if (request.kind === 'tls-creds') {

@@ -35,7 +35,10 @@ class IoThread implements UserObject {
   readonly #layer: BlockLayer
   readonly #thread: HostThread
 
-  constructor(layer: BlockLayer, id: string, thread: HostThread) {
+  readonly values: Readonly<Record<string, number>>
+
+  constructor(layer: BlockLayer, id: string, thread: HostThread, values: Readonly<Record<string, number>>) {
+    this.values = values
     this.#layer = layer
     this.id = id
     this.#thread = thread
@@ -55,14 +58,19 @@ class IoThread implements UserObject {
 /**
  * Starts an I/O thread and adds it to the layer's objects.
  *
+ * @param values properties that users can ask for, by name
  * @throws BlockError EEXIST for an id that is taken, ENOTSUP where the platform has no threads
  */
-export async function createIoThread(layer: BlockLayer, id: string): Promise<AioContext> {
+export async function createIoThread(
+  layer: BlockLayer,
+  id: string,
+  values: Readonly<Record<string, number>> = {},
+): Promise<AioContext> {
   if (layer.host.threads === undefined) {
     throw blockError('ENOTSUP', 'This platform has no threads')
   }
   const thread = await layer.host.threads.start(id)
-  const object = new IoThread(layer, id, thread)
+  const object = new IoThread(layer, id, thread, values)
   try {
     layer.objects.add(object)
   } catch (error) {
@@ -70,6 +78,11 @@ export async function createIoThread(layer: BlockLayer, id: string): Promise<Aio
     throw error
   }
   return object.context
+}
+
+/** The properties of an I/O thread; undefined for other objects. */
+export function ioThreadValues(object: UserObject): Readonly<Record<string, number>> | undefined {
+  return object instanceof IoThread ? object.values : undefined
 }
 
 /** The context of the I/O thread called `id`, if there is one. */

@@ -38,11 +38,19 @@ export interface TlsCredentialsSpec {
   readonly username?: string
 }
 
+/** An `iothread` object. */
+export interface IoThreadSpec {
+  readonly id: string
+  /** Its properties by name. Only their ranges are looked at: the threads here have no polling to tune. */
+  readonly values: Readonly<Record<string, number>>
+}
+
 /** What the text of `--object` asks for: an object, or a list of what there is. */
 export type ObjectRequest =
   | { readonly kind: 'secret'; readonly secret: SecretSpec }
   | { readonly kind: 'throttle-group'; readonly throttleGroup: ThrottleGroupSpec }
   | { readonly kind: 'tls-creds'; readonly credentials: TlsCredentialsSpec }
+  | { readonly kind: 'iothread'; readonly ioThread: IoThreadSpec }
   | { readonly kind: 'help'; readonly lines: readonly string[] }
 
 /** Types of objects that this package has. */
@@ -127,10 +135,21 @@ const throttleGroupHelp = [
   ]),
 ]
 
+/** Properties of an I/O thread in the order in which they are read, with what they are without being given. */
+export const ioThreadDefaults = {
+  'aio-max-batch': 0,
+  'thread-pool-min': 0,
+  'thread-pool-max': 64,
+  'poll-max-ns': 32768,
+  'poll-grow': 0,
+  'poll-shrink': 0,
+} as const
+const ioThreadNames = Object.keys(ioThreadDefaults)
+
 const tlsHelp = ['  dir=<string>', '  endpoint=<QCryptoTLSCredsEndpoint>', '  priority=<string>']
 
-function objectHelp(type: unknown): readonly string[] {
-  switch (type) {
+function objectHelp(type: unknown, ioThreads: boolean): readonly string[] {
+  switch (ioThreads || type !== 'iothread' ? type : undefined) {
     case 'tls-creds-psk':
       return ['tls-creds-psk options:', ...tlsHelp, '  username=<string>', '  verify-peer=<bool>']
     case 'tls-creds-x509':
@@ -142,21 +161,27 @@ function objectHelp(type: unknown): readonly string[] {
         '  sanity-check=<bool>',
         '  verify-peer=<bool>',
       ]
+    case 'iothread':
+      return ['iothread options:', ...[...ioThreadNames].sort().map((name) => `  ${name}=<int>`)]
     case 'secret':
       return secretHelp
     case 'throttle-group':
       return throttleGroupHelp
     default:
-      return ['List of user creatable objects:', ...ownTypes.map((name) => `  ${name}`)]
+      return [
+        'List of user creatable objects:',
+        ...(ioThreads ? ['iothread', ...ownTypes] : ownTypes).map((name) => `  ${name}`),
+      ]
   }
 }
 
 /**
  * Parses the argument of `--object`: key-value text or JSON.
  *
+ * @param ioThreads whether the program has I/O threads
  * @throws BlockError EINVAL with QEMU's text. What the object's data is worth is not looked at.
  */
-export function parseObject(text: string): ObjectRequest {
+export function parseObject(text: string, ioThreads = false): ObjectRequest {
   let value: JsonObject
   const isJson = text.startsWith('{')
   if (isJson) {
@@ -165,10 +190,10 @@ export function parseObject(text: string): ObjectRequest {
     const parsed = parseKeyval(text, 'qom-type')
     value = parsed.value
     if (parsed.help) {
-      return { kind: 'help', lines: objectHelp(value['qom-type']) }
+      return { kind: 'help', lines: objectHelp(value['qom-type'], ioThreads) }
     }
   }
-  return new ObjectReader(value, isJson).object()
+  return new ObjectReader(value, isJson, ioThreads).object()
 }
 
 /**
@@ -177,16 +202,18 @@ export function parseObject(text: string): ObjectRequest {
  * @throws BlockError EINVAL with QEMU's text
  */
 export function readObject(value: JsonObject): Exclude<ObjectRequest, { kind: 'help' }> {
-  return new ObjectReader(value, true).object()
+  return new ObjectReader(value, true, true).object()
 }
 
 /** Takes an object's members as the type's description has them; the order decides which error comes first. */
 class ObjectReader {
   readonly #value: JsonObject
   readonly #isJson: boolean
+  readonly #ioThreads: boolean
   readonly #known = new Set<string>()
 
-  constructor(value: JsonObject, isJson: boolean) {
+  constructor(value: JsonObject, isJson: boolean, ioThreads: boolean) {
+    this.#ioThreads = ioThreads
     this.#value = value
     this.#isJson = isJson
   }
@@ -198,6 +225,11 @@ class ObjectReader {
     }
     const id = this.#required('id')
     switch (type) {
+      case 'iothread':
+        if (this.#ioThreads) {
+          return { kind: 'iothread', ioThread: this.#ioThread(id) }
+        }
+        break
       case 'secret':
         return { kind: 'secret', secret: this.#secret(id) }
       case 'throttle-group':
@@ -205,9 +237,8 @@ class ObjectReader {
       case 'tls-creds-psk':
       case 'tls-creds-x509':
         return { kind: 'tls-creds', credentials: this.#tlsCredentials(type, id) }
-      default:
-        throw blockError('EINVAL', `invalid object type: ${type}`)
     }
+    throw blockError('EINVAL', `invalid object type: ${type}`)
   }
 
   #secret(id: string): SecretSpec {
@@ -268,6 +299,24 @@ class ObjectReader {
       ...(passwordId === undefined ? {} : { passwordId }),
       ...(username === undefined ? {} : { username }),
     }
+  }
+
+  #ioThread(id: string): IoThreadSpec {
+    const given = new Map<string, number>()
+    for (const name of ioThreadNames) {
+      const value = this.#integer(this.#value, name, name)
+      this.#known.add(name)
+      if (value !== undefined) {
+        given.set(name, value)
+      }
+    }
+    this.#finish(id)
+    for (const [name, value] of given) {
+      if (value < 0) {
+        throw blockError('EINVAL', `${name} value must be in range [0, 9223372036854775807]`)
+      }
+    }
+    return { id, values: { ...ioThreadDefaults, ...Object.fromEntries(given) } }
   }
 
   #throttleGroup(id: string): ThrottleGroupSpec {

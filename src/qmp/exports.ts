@@ -1,7 +1,14 @@
-import { blockError, prefixed } from '../errors/index.js'
+import { blockError, isBlockError, prefixed } from '../errors/index.js'
 import { FuseExport, NbdExport, NbdServer } from '../exports/index.js'
 import { findTlsCredentials } from '../formatkit/tls/index.js'
-import { type BlockLayer, type BlockNode, isWellFormedId } from '../graph/index.js'
+import {
+  type AioContext,
+  type BlockLayer,
+  type BlockNode,
+  changeAioContext,
+  findIoThread,
+  isWellFormedId,
+} from '../graph/index.js'
 import { IoAccounting } from '../io/index.js'
 import { socketAddress } from './chardev/registry.js'
 import type { TypeOf } from './schema/types.js'
@@ -109,9 +116,7 @@ export class BlockExports {
       throw blockError('ENOTSUP', `No driver found for the requested export type`)
     }
     const node = this.#layer.lookup('', options['node-name'])
-    if (options.iothread !== undefined) {
-      throw blockError('ENOTSUP', `iothread "${options.iothread}" not found`)
-    }
+    const context = options.iothread === undefined ? undefined : this.#ioThread(options.iothread)
     const writable = options.writable ?? false
     if (writable && node.readOnly) {
       throw blockError('EINVAL', 'Cannot export read-only node as writable')
@@ -120,6 +125,9 @@ export class BlockExports {
       options.type === 'fuse'
         ? await this.#mount(node, options)
         : await this.#serveNbd(node, options, writable)
+    if (context !== undefined) {
+      await this.#moveTo(node, context, options['fixed-iothread'] ?? false, served)
+    }
     const one: BlockExport = {
       id: options.id,
       type: options.type,
@@ -149,6 +157,31 @@ export class BlockExports {
     }
     this.#exports.set(one.id, one)
     return one
+  }
+
+  #ioThread(id: string): AioContext {
+    const context = findIoThread(this.#layer, id)
+    if (context === undefined) {
+      throw blockError('ENOENT', `iothread "${id}" not found`)
+    }
+    return context
+  }
+
+  /** Moves the node to an I/O thread, with its new export; `fixed`: it must be possible. */
+  async #moveTo(
+    node: BlockNode,
+    context: AioContext,
+    fixed: boolean,
+    served: NbdExport | FuseExport,
+  ): Promise<void> {
+    try {
+      await changeAioContext(node, context)
+    } catch (error) {
+      if (fixed || !isBlockError(error)) {
+        await served.close()
+        throw error
+      }
+    }
   }
 
   async #mount(node: BlockNode, options: BlockExportOptions & { type: 'fuse' }): Promise<FuseExport> {
@@ -249,12 +282,30 @@ export class BlockExports {
       if (one.served instanceof NbdExport) {
         await this.#server?.remove(one.served.name, true)
       }
+      const node = one.served.backend.root?.node
       await one.served.close()
+      await this.#moveBack(node)
     } catch (error) {
       throw prefixed(error, '')
     } finally {
       this.#exports.delete(one.id)
       this.#deleted(one.id)
+    }
+  }
+
+  /** A node that nothing uses from outside any more leaves its I/O thread, which can then be deleted. */
+  async #moveBack(node: BlockNode | undefined): Promise<void> {
+    const { mainContext } = this.#layer
+    const isUsed = node?.parents.some((edge) => edge.parent.parentNode === undefined) ?? true
+    if (node === undefined || isUsed || node.aioContext === mainContext) {
+      return
+    }
+    try {
+      await changeAioContext(node, mainContext)
+    } catch (error) {
+      if (!isBlockError(error)) {
+        throw error
+      }
     }
   }
 

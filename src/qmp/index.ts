@@ -1,5 +1,6 @@
 /** The QMP monitor and what the storage daemon is made of. May import everything below the tools. */
 export { attachMonitor } from './attach.js'
+export type { CharDevice } from './chardev/index.js'
 export { Chardevs, parseChardev, type StdioStreams } from './chardev/index.js'
 export { type ConnectQmpOptions, QmpClient, type QmpGreeting, type QmpMethods } from './client.js'
 export { StorageDaemon, type StorageDaemonOptions } from './daemon.js'

@@ -8,11 +8,15 @@ import { parseObject } from '../options/index.js'
  *
  * @throws BlockError with QEMU's text
  */
-export function addObject(layer: BlockLayer, text: string): readonly string[] | undefined {
-  const request = parseObject(text)
+export async function addObject(
+  layer: BlockLayer,
+  text: string,
+  ioThreads = false,
+): Promise<readonly string[] | undefined> {
+  const request = parseObject(text, ioThreads)
   if (request.kind === 'help') {
     return request.lines
   }
-  defineObject(layer, request)
+  await defineObject(layer, request)
   return undefined
 }

@@ -4,9 +4,11 @@ import {
   addChild,
   Backend,
   chainContains,
+  changeAioContext,
   changeBackingFile,
   checkNotBlocked,
   findBase,
+  findIoThread,
   isBlocked,
   Perm,
   ReopenQueue,
@@ -104,7 +106,7 @@ export function nodeCommands({ layer }: CommandContext): CommandHandlers {
         await addChild(above, below)
       }
     },
-    'x-blockdev-set-iothread': (args) => {
+    'x-blockdev-set-iothread': async (args) => {
       const node = layer.findNode(args['node-name'])
       if (node === undefined) {
         throw blockError('ENOENT', `Failed to find node with node-name='${args['node-name']}'`)
@@ -115,9 +117,11 @@ export function nodeCommands({ layer }: CommandContext): CommandHandlers {
           `Node ${args['node-name']} is associated with a BlockBackend and could be in use (use force=true to override this check)`,
         )
       }
-      if (args.iothread !== null) {
+      const context = args.iothread === null ? layer.mainContext : findIoThread(layer, args.iothread)
+      if (context === undefined) {
         throw blockError('ENOENT', `Cannot find iothread ${args.iothread}`)
       }
+      await changeAioContext(node, context)
     },
   })
 }

@@ -1,6 +1,6 @@
 import { blockError } from '../../errors/index.js'
 import { defineObject } from '../../formatkit/user-objects.js'
-import type { BlockLayer, UserObject } from '../../graph/index.js'
+import { type BlockLayer, ioThreadValues, type UserObject } from '../../graph/index.js'
 import { type ThrottleLimits, throttleBuckets, throttleLimits } from '../../io/index.js'
 import { type JsonObject, type JsonValue, readObject } from '../../options/index.js'
 import type { CommandContext } from '../context.js'
@@ -15,6 +15,13 @@ const intNames = throttleBuckets.flatMap((name) => [`x-${name}`, `x-${name}-max`
 const classes: Readonly<
   Record<string, { readonly parent: string; readonly properties: readonly Property[] }>
 > = {
+  iothread: {
+    parent: 'event-loop-base',
+    properties: [
+      ...['thread-pool-min', 'aio-max-batch', 'thread-pool-max'],
+      ...['poll-max-ns', 'poll-grow', 'poll-shrink'],
+    ].map((name) => ({ name, type: 'int' })),
+  },
   secret: {
     parent: 'secret_common',
     properties: [
@@ -60,7 +67,9 @@ export function objectCommands({ layer, chardevs }: CommandContext) {
     return object
   }
   return defineHandlers({
-    'object-add': (args) => defineObject(layer, readObject(args as unknown as JsonObject)),
+    'object-add': async (args) => {
+      await defineObject(layer, readObject(args as unknown as JsonObject))
+    },
     'object-del': ({ id }) => layer.objects.remove(id),
     'qom-list': ({ path }) => {
       switch (path.length > 1 ? path.replace(/\/$/, '') : path) {
@@ -130,6 +139,10 @@ function propertyValue(layer: BlockLayer, object: UserObject, property: string):
     if (value !== undefined) {
       return value
     }
+  }
+  const ofThread = ioThreadValues(object)?.[property]
+  if (ofThread !== undefined) {
+    return ofThread
   }
   const known = classes[object.type]?.properties.some(({ name }) => name === property)
   throw known === true

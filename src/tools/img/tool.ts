@@ -165,7 +165,7 @@ export class ImgTool {
   async #addObject(text: string, failure: number): Promise<void> {
     let lines: readonly string[] | undefined
     try {
-      lines = addObject(await this.layer(), text)
+      lines = await addObject(await this.layer(), text)
     } catch (error) {
       this.report(error)
       throw new ToolExit(failure)

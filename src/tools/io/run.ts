@@ -100,7 +100,7 @@ async function dispatch(argv: readonly string[], session: IoSession): Promise<nu
         imageOpts = true
         break
       case 'object': {
-        const lines = addObject(session.layer, next.argument)
+        const lines = await addObject(session.layer, next.argument)
         if (lines !== undefined) {
           session.print(lines.join('\n'))
           return 0

@@ -75,7 +75,7 @@ async function dispatch(
     helpText: () => helpText(context.program),
     versionText: () => versionText(context.program),
   }
-  const settings = readSettings(argv, layer, output)
+  const settings = await readSettings(argv, layer, output)
   checkSettings(settings, output)
   checkInheritedSockets(settings, context.server?.inheritedSockets ?? 0)
   checkTlsSettings(settings)

@@ -98,11 +98,11 @@ export interface SettingsOutput {
  *
  * @throws ToolExit when the program ends here; BlockError for what the block layer refuses
  */
-export function readSettings(
+export async function readSettings(
   argv: readonly string[],
   layer: BlockLayer,
   output: SettingsOutput,
-): NbdSettings {
+): Promise<NbdSettings> {
   const settings = new NbdSettings()
   const { program } = output
   const getopt = new Getopt([program, ...argv], shortOptions, longOptions, (text) =>
@@ -120,7 +120,7 @@ export function readSettings(
         output.write(output.versionText())
         throw new ToolExit(0)
       case 'object': {
-        const lines = addObject(layer, next.argument)
+        const lines = await addObject(layer, next.argument)
         if (lines !== undefined) {
           output.write(`${lines.join('\n')}\n`)
           throw new ToolExit(0)

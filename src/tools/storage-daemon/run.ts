@@ -3,6 +3,7 @@ import { addBlockdev } from '../../graph/index.js'
 import { type OptionTree, parseJson, parseKeyval } from '../../options/index.js'
 import {
   attachMonitor,
+  type CharDevice,
   InputChecker,
   JsonNumber,
   MetricsServer,
@@ -60,6 +61,8 @@ class DaemonRun {
   readonly #daemonize: boolean
   #end: () => void = () => undefined
   readonly #metrics: MetricsServer[] = []
+  /** Devices of monitors: they are served when the whole command line has taken effect. */
+  readonly #monitors = new Map<CharDevice, { readonly pretty?: boolean | undefined }>()
   readonly #ended: Promise<void>
 
   constructor(context: ToolContext, daemonize: boolean) {
@@ -89,6 +92,9 @@ class DaemonRun {
     try {
       for (const argument of inOrder) {
         await this.#takeArgument(daemon, argument)
+      }
+      for (const [device, options] of this.#monitors) {
+        attachMonitor(daemon.monitor, device, options)
       }
       if (pidFile !== undefined) {
         this.#writePidFile(pidFile)
@@ -175,6 +181,20 @@ class DaemonRun {
     }
   }
 
+  #addMonitor(daemon: StorageDaemon, { chardev, mode, pretty }: TypeOf<'MonitorOptions'>): void {
+    const device = daemon.chardevs.find(chardev)
+    if (device === undefined) {
+      throw blockError('ENOENT', `chardev "${chardev}" not found`)
+    }
+    if (mode === 'readline') {
+      throw blockError('ENOTSUP', 'Only QMP is supported')
+    }
+    if (this.#monitors.has(device)) {
+      throw blockError('EBUSY', `Device '${device.label}' is in use`)
+    }
+    this.#monitors.set(device, { pretty })
+  }
+
   async #takeArgument(daemon: StorageDaemon, argument: DaemonArgument): Promise<void> {
     try {
       await this.#take(daemon, argument)
@@ -201,7 +221,7 @@ class DaemonRun {
         await daemon.exports.startNbdServer(readValue('NbdServerOptions', value))
         break
       case 'object': {
-        const lines = addObject(daemon.layer, value)
+        const lines = await addObject(daemon.layer, value, true)
         if (lines !== undefined) {
           stdout(`${lines.join('\n')}\n`)
           throw new ToolExit(0)
@@ -223,7 +243,7 @@ class DaemonRun {
         break
       }
       case 'monitor':
-        addMonitor(daemon, readValue('MonitorOptions', value, 'chardev'))
+        this.#addMonitor(daemon, readValue('MonitorOptions', value, 'chardev'))
         break
       case 'metrics':
         await this.#startMetrics(daemon, value)
@@ -232,17 +252,6 @@ class DaemonRun {
       // -T: there is nothing to trace.
     }
   }
-}
-
-function addMonitor(daemon: StorageDaemon, options: TypeOf<'MonitorOptions'>): void {
-  const device = daemon.chardevs.find(options.chardev)
-  if (device === undefined) {
-    throw blockError('ENOENT', `chardev "${options.chardev}" not found`)
-  }
-  if (options.mode === 'readline') {
-    throw blockError('ENOTSUP', 'Only QMP is supported')
-  }
-  attachMonitor(daemon.monitor, device, { pretty: options.pretty })
 }
 
 /** An option's argument, key-value text or JSON, as a value of the schema's. @throws BlockError with QEMU's text */

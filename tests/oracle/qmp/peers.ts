@@ -4,9 +4,12 @@ import { join } from 'node:path'
 import { allDrivers } from '../../../src/all-drivers.js'
 import { createBlockLayer } from '../../../src/graph/index.js'
 import { createNodeHost } from '../../../src/platform/node/index.js'
+import { threadScript } from '../../../src/platform/node/worker/script-fixture.js'
 import type { ToolContext } from '../../../src/tools/context.js'
 import { serverProcess } from '../../../src/tools/main-server.js'
 import { run } from '../../../src/tools/storage-daemon/run.js'
+
+const script = threadScript()
 
 /** A QMP connection, line by line. */
 export class QmpLines {
@@ -133,7 +136,12 @@ export function testContext(
     createLayer: (warn) =>
       Promise.resolve(
         createBlockLayer({
-          host: createNodeHost({ warn, print: (line) => write(`${line}\n`), io: 'threads' }),
+          host: createNodeHost({
+            warn,
+            print: (line) => write(`${line}\n`),
+            io: 'threads',
+            threadScript: script,
+          }),
           drivers: allDrivers,
         }),
       ),
