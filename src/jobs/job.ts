@@ -79,6 +79,7 @@ export class Job {
   #cancelRequested = false
   #forceCancel = false
   #started = false
+  #dismissal: Promise<void> | undefined = undefined
   /** The work is over, only the end is missing. */
   #workDone = false
   #busy = false
@@ -340,10 +341,11 @@ export class Job {
     await this.#transaction?.finish()
   }
 
-  /** Forgets a concluded job. @throws BlockError */
-  dismiss(): void {
+  /** Forgets a concluded job, which lets go of its nodes now. @throws BlockError */
+  dismiss(): Maybe<void> {
     this.#check('dismiss')
-    this.#dismiss()
+    this.#dismissal ??= this.released()?.then(() => this.#dismiss())
+    return this.#dismissal ?? this.#dismiss()
   }
 
   #dismiss(): void {
@@ -536,7 +538,10 @@ export class Job {
       await this.#step(() => this.driver.abort?.(this))
     }
     await this.#step(() => this.driver.clean?.(this))
-    await this.#step(() => this.released())
+    const dismiss = this.autoDismiss || !this.#started
+    if (dismiss) {
+      await this.#step(() => this.released())
+    }
     for (const release of this.#releases.splice(0)) {
       await this.#step(release)
     }
@@ -551,7 +556,6 @@ export class Job {
     this.#transaction = undefined
     this.transition('concluded')
     this.progress.end()
-    const dismiss = this.autoDismiss || !this.#started
     if (dismiss) {
       this.#dismiss()
     }
@@ -569,8 +573,10 @@ export class Job {
     }
   }
 
-  /** Lets go of what the job held. */
-  protected released(): Maybe<void> {}
+  /** Lets go of what the job holds until it is dismissed. */
+  protected released(): Wait {
+    return undefined
+  }
 
   async #step(run: () => Maybe<void>): Promise<void> {
     try {
