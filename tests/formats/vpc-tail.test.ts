@@ -1,8 +1,9 @@
 import { expect, test } from 'vitest'
 import { allDrivers } from '../../src/all-drivers.js'
 import { createBlockLayer } from '../../src/graph/index.js'
+import { createImage } from '../../src/image/index.js'
 import type { MemoryHost } from '../../src/testing/index.js'
-import { createImageAt, memoryHost } from './format-under-test.js'
+import { createImageAt, layerOn, memoryHost } from './format-under-test.js'
 
 async function formatOf(host: MemoryHost, path: string, probeTails: boolean): Promise<string | undefined> {
   const layer = createBlockLayer({ host, drivers: allDrivers, probeTails })
@@ -35,4 +36,18 @@ test.each([
   const host = await fixedDisk('/disk.vhd')
   host.put('/disk.vhd', change(host.contents('/disk.vhd')?.bytes() ?? new Uint8Array(0)))
   expect(await formatOf(host, '/disk.vhd', true)).toBe('raw')
+})
+
+test('the preset for Azure makes fixed disks of whole MiB', async () => {
+  const host = memoryHost()
+  const make = (options: string) =>
+    createImage(layerOn(host), { filename: '/azure.vhd', format: 'vpc', size: 1_500_000, options })
+  await make('preset=azure')
+  expect(host.contents('/azure.vhd')?.bytes().length).toBe((2 << 20) + 512)
+  const layer = layerOn(host)
+  const node = await layer.open('/azure.vhd', { driver: 'vpc' })
+  expect(node.length).toBe(2 << 20)
+  await layer.unref(node)
+  await expect(make('preset=azure,subformat=dynamic')).rejects.toThrow('needs subformat=fixed')
+  await expect(make('preset=other')).rejects.toThrow("does not accept value 'other'")
 })
