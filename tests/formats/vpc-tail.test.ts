@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
 import { allDrivers } from '../../src/all-drivers.js'
-import { createBlockLayer } from '../../src/graph/index.js'
+import { createBlockLayer, truncateNode } from '../../src/graph/index.js'
 import { createImage } from '../../src/image/index.js'
 import type { MemoryHost } from '../../src/testing/index.js'
 import { createImageAt, layerOn, memoryHost } from './format-under-test.js'
@@ -50,4 +50,21 @@ test('the preset for Azure makes fixed disks of whole MiB', async () => {
   await layer.unref(node)
   await expect(make('preset=azure,subformat=dynamic')).rejects.toThrow('needs subformat=fixed')
   await expect(make('preset=other')).rejects.toThrow("does not accept value 'other'")
+})
+
+test('what stands behind the end of a dynamic disk in its last block is not shown when it grows', async () => {
+  const host = memoryHost()
+  await createImageAt(host, '/d.vhd', 'vpc', { size: 1 << 20, force_size: true })
+  const layer = layerOn(host)
+  let node = await layer.open('/d.vhd', { driver: 'vpc' }, { write: true })
+  await node.write(0, 512, new Uint8Array(512).fill(1), 0, 0)
+  await layer.unref(node)
+  const bytes = host.contents('/d.vhd')?.bytes() ?? new Uint8Array(0)
+  host.put('/d.vhd', new Uint8Array(bytes).fill(0xee, bytes.length - 512 - (1 << 20), bytes.length - 512))
+  node = await layer.open('/d.vhd', { driver: 'vpc' }, { write: true })
+  await truncateNode(node, 4 << 20, { exact: false, preallocation: 'off', zero: false })
+  const tail = new Uint8Array(3 << 20)
+  await node.read(1 << 20, tail.length, tail, 0, 0)
+  expect(tail.every((byte) => byte === 0)).toBe(true)
+  await layer.unref(node)
 })
