@@ -61,6 +61,11 @@ export interface BlockDriver {
   readonly amendOptions?: OptionSchema
   /** How likely `head` (the first 512 bytes, fewer for a smaller file) is this format: 0 to 100. Pure. */
   probe?(head: Uint8Array, filename: string | undefined): number
+  /**
+   * Whether a file that looks like raw is this format by its last 512 bytes. Asked only if the layer looks
+   * at the end of files. Pure.
+   */
+  probeTail?(tail: Uint8Array, length: number, filename: string): boolean
   /** How likely `filename` is a device of this driver: 0 to 100 (seed L475-491). */
   probeDevice?(filename: string, host: Host): number
   /** Turns a positional file name into options. Without it the name becomes `filename`. */

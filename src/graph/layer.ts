@@ -21,6 +21,11 @@ export interface BlockLayerOptions {
   readonly drivers: readonly BlockDriver[]
   /** What to do with files that an image names itself (backing, data file, extents). Default: open them. */
   readonly implicitFiles?: ImplicitFilePolicy
+  /**
+   * Whether probing also looks at the end of files (`BlockDriver.probeTail`). Default: no, as QEMU: who can
+   * write to the end of a raw disk could make it another format.
+   */
+  readonly probeTails?: boolean
   /** Names of drivers that may be used at all, and of those that may be used read-only (seed row 3). */
   readonly whitelist?: { readonly readWrite: readonly string[]; readonly readOnly: readonly string[] }
 }
@@ -34,6 +39,8 @@ export class BlockLayer {
   /** Iteration order, last registered first. */
   readonly drivers: readonly BlockDriver[]
   readonly implicitFiles: ImplicitFilePolicy
+  /** See {@link BlockLayerOptions.probeTails}. */
+  probeTails: boolean
   readonly whitelist: BlockLayerOptions['whitelist']
   readonly names: NodeNames
   /** Named users of nodes, in creation order. */
@@ -66,6 +73,7 @@ export class BlockLayer {
     }
     this.drivers = [...options.drivers].reverse()
     this.implicitFiles = options.implicitFiles ?? allowImplicitFiles
+    this.probeTails = options.probeTails ?? false
     this.whitelist = options.whitelist
     this.names = new NodeNames(this)
     this.throttleGroups = new ThrottleGroups(this)

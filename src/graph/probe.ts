@@ -91,5 +91,27 @@ export async function findImageFormat(
   if (driver === undefined) {
     throw blockError('ENOENT', 'Could not determine image format: No compatible driver found')
   }
+  if (layer.probeTails && driver.name === 'raw' && filename !== undefined) {
+    return (await probeTail(layer, file, filename)) ?? driver
+  }
   return driver
+}
+
+/** Bytes at the end of a file that formats are told by. */
+const tailBytes = 512
+
+/** The format that the end of a file says it is, where that is asked for. */
+async function probeTail(
+  layer: BlockLayer,
+  file: BlockNode,
+  filename: string,
+): Promise<BlockDriver | undefined> {
+  const { length } = file
+  const asked = layer.drivers.filter((driver) => driver.probeTail !== undefined)
+  if (asked.length === 0 || length < 2 * tailBytes) {
+    return undefined
+  }
+  const tail = new Uint8Array(tailBytes)
+  await file.read(length - tailBytes, tailBytes, tail, 0, 0)
+  return asked.find((driver) => driver.probeTail?.(tail, length, filename))
 }

@@ -20,5 +20,18 @@ export async function runUmbrella(argv: readonly string[], context: ToolContext)
   }
   return argv[0] === 'img'
     ? await runImg(argv.slice(1), { ...context, program: `${context.program} img` })
-    : await runImg(argv, { ...context, extras: true })
+    : await runImg(argv, withExtras(context))
+}
+
+/** What goes beyond QEMU's tools. */
+function withExtras(context: ToolContext): ToolContext {
+  return {
+    ...context,
+    extras: true,
+    createLayer: async (warn) => {
+      const layer = await context.createLayer(warn)
+      layer.probeTails = true
+      return layer
+    },
+  }
 }

@@ -33,7 +33,7 @@ export function formatConformance(under: FormatUnderTest): void {
       faultTests(under)
       crashTests(under)
       const { grownSize } = under
-      if (grownSize !== undefined && under.growsSafely !== false) {
+      if (grownSize !== undefined) {
         growCrashTests({ ...under, grownSize })
       }
     }

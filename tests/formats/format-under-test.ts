@@ -26,8 +26,6 @@ export interface FormatUnderTest {
   readonly writable?: boolean
   /** Size that the image is grown to; absent if it cannot. */
   readonly grownSize?: number
-  /** False: what says how long the image is stands at the end of the file only, and a crash may lose it. */
-  readonly growsSafely?: boolean
   /** States after a crash that are tried for each seed, unless `CRASH_STATES` says; default 150. */
   readonly crashStates?: number
   /** Whether the driver checks images; default false. */

@@ -17,7 +17,6 @@ formatConformance({
   title: 'fixed vpc',
   create: { force_size: true, subformat: 'fixed' },
   grownSize: 1 << 20,
-  growsSafely: false,
   metadata: [[262144, 262656]],
 })
 

@@ -1,3 +1,4 @@
+import { alignUp } from '../../../bytes/index.js'
 import { blockError } from '../../../errors/index.js'
 import {
   type BlockNode,
@@ -23,12 +24,12 @@ const tableOffset = 1536
  */
 export async function create(context: CreateContext): Promise<void> {
   const {
-    size = 0,
-    subformat = 'dynamic',
-    force_size = false,
+    size,
+    subformat,
+    force_size,
     backing_file: backing,
     backing_fmt: format,
-  }: OptionsOf<typeof vpcCreateOptions> = context.options
+  } = withPreset(context.options)
   if (subformat !== 'dynamic' && subformat !== 'fixed') {
     throw blockError('EINVAL', `Parameter 'subformat' does not accept value '${subformat}'`)
   }
@@ -80,6 +81,21 @@ export async function create(context: CreateContext): Promise<void> {
   await write(file, end, footer.bytes)
   await write(file, tableOffset, new Uint8Array(tableBytes).fill(0xff))
   await write(file, headerOffset, header.bytes)
+}
+
+/** The options with their defaults, and what a preset asks for. */
+function withPreset(given: OptionsOf<typeof vpcCreateOptions>) {
+  const { size = 0, subformat, force_size, preset } = given
+  if (preset === undefined) {
+    return { ...given, size, subformat: subformat ?? 'dynamic', force_size: force_size ?? false }
+  }
+  if (preset !== 'azure') {
+    throw blockError('EINVAL', `Parameter 'preset' does not accept value '${preset}'`)
+  }
+  if ((subformat ?? 'fixed') !== 'fixed' || force_size === false) {
+    throw blockError('EINVAL', "Preset 'azure' needs subformat=fixed and force_size=on")
+  }
+  return { ...given, size: alignUp(size, 1 << 20), subformat: 'fixed', force_size: true }
 }
 
 /** Whether no geometry says exactly `bytes`. */

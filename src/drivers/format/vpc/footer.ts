@@ -185,3 +185,14 @@ export function sectorsOf(footer: Footer, how: 'auto' | 'chs' | 'current_size'):
     ? Math.floor(footer.currentSize / sectorBytes)
     : geometrySectors(footer.geometry)
 }
+
+/** Whether these 512 bytes at the end of a file of `length` bytes are the footer of a fixed disk. */
+export function isFixedFooter(bytes: Uint8Array, length: number): boolean {
+  const footer = new Footer(bytes)
+  return (
+    isFooter(bytes) &&
+    footer.checksumIsRight &&
+    footer.type === DiskType.fixed &&
+    sectorsOf(footer, 'auto') * sectorBytes <= length - footerBytes
+  )
+}

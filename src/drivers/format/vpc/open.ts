@@ -8,6 +8,7 @@ import { DynamicHeader, dynamicHeaderBytes } from './dynamic-header.js'
 import { DiskType, Footer, footerBytes, isFooter, sectorsOf } from './footer.js'
 import { maxSectors, sectorBytes } from './geometry.js'
 import { VpcImage } from './image.js'
+import { findLostFooter } from './lost-footer.js'
 import { vpcRuntimeOptions } from './options.js'
 import { parentNameOf } from './parent.js'
 import { BlockSpace, blockShape, metadataEnd } from './space.js'
@@ -98,7 +99,8 @@ function truncated(): Error {
 }
 
 /** The footer from the start of the file or, for a fixed disk, from its end. */
-async function readFooter({ file }: OpenContext): Promise<{ footer: Footer; atStart: boolean }> {
+async function readFooter(context: OpenContext): Promise<{ footer: Footer; atStart: boolean }> {
+  const { file } = context
   const bytes = new Uint8Array(footerBytes)
   await readPadded(file.node, 0, bytes)
   const atStart = isFooter(bytes)
@@ -107,6 +109,12 @@ async function readFooter({ file }: OpenContext): Promise<{ footer: Footer; atSt
       throw blockError('EINVAL', 'File too small for a VHD header')
     }
     await readPadded(file.node, file.node.length - footerBytes, bytes)
+    if (bytes.every((byte) => byte === 0)) {
+      const lost = await findLostFooter(context)
+      if (lost !== undefined) {
+        return { footer: lost, atStart }
+      }
+    }
   }
   const footer = new Footer(bytes)
   if (!isFooter(bytes) || (!atStart && footer.type !== DiskType.fixed)) {

@@ -23,4 +23,8 @@ export const vpcCreateOptions = defineOptions({
       'Force disk size calculation to use the actual size specified, rather than using the nearest ' +
       'CHS-based calculation',
   },
+  preset: {
+    type: 'string',
+    help: "Who the disk is for: 'azure' makes it fixed, of whole MiB, and exactly that long",
+  },
 })

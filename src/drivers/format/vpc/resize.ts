@@ -71,6 +71,13 @@ export async function growDynamic(
   if (entries > maxTableEntries) {
     throw blockError('EFBIG', `Max Table Entries too large (${entries})`)
   }
+  const last = Math.ceil(old / shape.blockSize) - 1
+  const block = last < 0 ? undefined : table.blockOffset(last)
+  const inside = old - last * shape.blockSize
+  if (block !== undefined && inside < shape.blockSize) {
+    // Whatever another program has left behind the end of the disk is not to be shown.
+    await node.writeZeroes(block + shape.bitmapBytes + inside, shape.blockSize - inside, 0)
+  }
   if (entries > header.maxEntries) {
     const bytes = new Uint8Array(Math.ceil((entries * 4) / sectorBytes) * sectorBytes).fill(0xff)
     bytes.set(table.bytes.subarray(0, header.maxEntries * 4))
