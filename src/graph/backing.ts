@@ -93,7 +93,7 @@ export async function openBackingFile(node: BlockNode, options: OptionDict): Pro
     implicit = sub.size === 0 && node.autoBackingFile === node.backingFile
     filename = backingFilenameOf(node)
   }
-  if (node.driver?.supportsBacking !== true) {
+  if (!node.supportsBacking) {
     throw blockError('EINVAL', "Driver doesn't support backing files")
   }
   if (reference === undefined && node.backingFormat !== '') {
@@ -118,6 +118,11 @@ export async function openBackingFile(node: BlockNode, options: OptionDict): Pro
     throw prefixed(error, 'Could not open backing file: ')
   }
   try {
+    try {
+      node.state?.checkBacking?.(backing)
+    } catch (error) {
+      throw prefixed(error, 'Could not open backing file: ')
+    }
     if (implicit) {
       refreshFilename(backing)
       node.autoBackingFile = backing.filename

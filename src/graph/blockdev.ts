@@ -35,7 +35,7 @@ export async function removeBlockdev(layer: BlockLayer, nodeName: string): Promi
   if (node === undefined) {
     throw blockError('ENOENT', `Failed to find node with node-name='${nodeName}'`)
   }
-  if (node.parents.some((edge) => edge.parent.parentNode === undefined)) {
+  if (node.parents.some(({ parent }) => parent.parentNode === undefined && parent.stayAtNode !== true)) {
     throw blockError('EBUSY', `Node ${nodeName} is in use`)
   }
   checkNotBlocked(node, 'drive-del')

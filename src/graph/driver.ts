@@ -80,6 +80,8 @@ export interface DriverModule {
   open(context: OpenContext): Maybe<DriverState>
   create?(context: CreateContext): Maybe<void>
   measure?(context: MeasureContext): Maybe<MeasureResult>
+  /** Writes an image forward-only. Undefined at once: not with these options. @throws BlockError as `create` */
+  stream?(context: StreamContext): Promise<void> | undefined
 }
 
 /** What a driver's open works with. It throws to refuse; the core undoes everything. */
@@ -141,6 +143,8 @@ export interface DriverState {
 
   truncate?(length: number, how: TruncateOptions): Wait
   check?(fix: CheckFix, signal?: AbortSignal): Promise<CheckResult>
+  /** Refuses a backing file that is not the one the image was made from. Before the image's own is attached. */
+  checkBacking?(backing: BlockNode): void
   /** Records another backing file in the image. */
   changeBacking?(filename: string | undefined, format: string | undefined): Wait
   /** Bytes the image occupies outside; the core sums children when absent. */
@@ -277,6 +281,25 @@ export interface CreateContext {
   createFile(size: number): Promise<BlockNode>
   /** {@link createFile} for a further file of the image. */
   createFurtherFile(filename: string, size: number): Promise<BlockNode>
+}
+
+/** What an image that is written forward-only (`convert … -`) is made from, and where it goes. */
+export interface StreamContext {
+  readonly host: Host
+  /** As for `create`. */
+  readonly options: Readonly<Record<string, string | number | boolean>>
+  /** Length of the disk, bytes. */
+  readonly length: number
+  /** What the image may call itself, without folder. */
+  readonly name: string
+  /** How far from `offset` on the disk is data, or zeroes; bytes > 0. */
+  ask(offset: number): Promise<{ readonly bytes: number; readonly zero: boolean }>
+  /** Fills `buffer[bufferOffset, +bytes)` from the disk. */
+  read(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): Promise<void>
+  /** Takes the next bytes of the image; they must stay as they are until the promise settles. */
+  write(chunk: Uint8Array): Promise<void> | undefined
+  /** Throws when the user wants to stop; told how far the disk has been read, bytes. */
+  progress(offset: number): void
 }
 
 export interface MeasureContext {

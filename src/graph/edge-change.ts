@@ -113,7 +113,7 @@ export function repointEdge(edge: BlockChild, to: BlockNode): EdgeChange {
 export function swapBacking(node: BlockNode, backing: BlockNode | undefined): EdgeChange {
   const old = node.child('backing')
   checkNotFrozen(old)
-  if (backing !== undefined && !node.isFilter && node.driver !== undefined && !node.driver.supportsBacking) {
+  if (backing !== undefined && !node.isFilter && node.driver !== undefined && !node.supportsBacking) {
     throw blockError(
       'EINVAL',
       `Driver '${node.driver.name}' of node '${node.name}' does not support backing files`,

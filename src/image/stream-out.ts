@@ -52,6 +52,10 @@ export async function convertToSink(
   const target = createTarget(work, options.format ?? 'raw', recorderName)
   const values = new CreateOptions(target, options.options)
   const encrypted = Object.keys(values.values()).some((name) => name.startsWith('encrypt'))
+  const streamed = await streamDirectly(layer, sink, options, target.driver, values)
+  if (streamed !== undefined) {
+    return streamed
+  }
   if (options.compress === true || encrypted) {
     return await sendSpooled(layer, sink, options)
   }
@@ -69,6 +73,55 @@ export async function convertToSink(
     return { size: sources.length, dataBytes }
   } finally {
     await work.closeAll()
+    await sources.close()
+  }
+}
+
+/** Has the driver write the image forward-only by itself, if it can with these options. */
+async function streamDirectly(
+  layer: BlockLayer,
+  sink: ByteSink,
+  options: ConvertToSinkOptions,
+  driver: BlockDriver,
+  values: CreateOptions,
+): Promise<ConvertResult | undefined> {
+  const { stream } = await driver.load()
+  if (stream === undefined) {
+    return undefined
+  }
+  const sources = await ConvertSources.open(layer, options.sources, {
+    cache: options.sourceCache ?? 'writeback',
+    salvage: false,
+    warn: () => undefined,
+  })
+  try {
+    let dataBytes = 0
+    values.set('size', sources.length)
+    const done = stream({
+      host: layer.host,
+      options: values.values(),
+      length: sources.length,
+      name: `disk.${driver.name}`,
+      ask: async (offset) => {
+        const found = await sources.ask(offset, sources.length - offset, false)
+        return { bytes: sources.extentBytes, zero: found !== 'data' }
+      },
+      read: async (offset, bytes, buffer, bufferOffset) => {
+        dataBytes += bytes
+        await sources.read(offset, bytes, buffer, bufferOffset)
+      },
+      write: (chunk) => sink.write(chunk),
+      progress: (offset) => {
+        throwIfAborted(options.signal)
+        options.progress?.(offset, sources.length)
+      },
+    })
+    if (done === undefined) {
+      return undefined
+    }
+    await done
+    return { size: sources.length, dataBytes }
+  } finally {
     await sources.close()
   }
 }

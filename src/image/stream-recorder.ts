@@ -1,3 +1,4 @@
+import { blockError } from '../errors/index.js'
 import {
   type BlockDriver,
   type BlockLayer,
@@ -47,7 +48,10 @@ function recorderDriver(contents: RecordedContents, origin: BufferOrigin): Block
     options: { filename: { type: 'string' } },
     createOptions: { size: { type: 'size' } },
     load: () => ({
-      create: ({ options }) => {
+      create: ({ filename, options }) => {
+        if (filename !== recorderName) {
+          throw blockError('ENOTSUP', 'An image of several files cannot be written to a stream')
+        }
         contents.truncate(0)
         contents.truncate(Math.ceil(Number(options.size ?? 0) / 512) * 512)
       },

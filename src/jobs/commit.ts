@@ -129,7 +129,9 @@ class Commit implements BlockJobDriver {
 
   async useBase(job: BlockJob): Promise<void> {
     const perm = Perm.consistentRead | Perm.write | Perm.resize
-    await job.addNode('base', this.#options.base, perm, Perm.consistentRead | Perm.writeUnchanged)
+    const { base } = this.#options
+    await job.addNode('base', base, 0, Perm.all)
+    await job.addNode('written base', base, perm, Perm.consistentRead | Perm.writeUnchanged)
   }
 
   async run(job: BlockJob): Promise<void> {
@@ -180,7 +182,7 @@ class Commit implements BlockJobDriver {
       return
     }
     unfreezeChain(filter, base)
-    await job.removeNode(job.nodes.find(({ name }) => name === 'base'))
+    await job.removeNode(job.nodes.find(({ name }) => name === 'written base'))
     try {
       await dropIntermediate(node, filter, base, backingFile)
     } catch (error) {

@@ -79,6 +79,7 @@ export class Job {
   #cancelRequested = false
   #forceCancel = false
   #started = false
+  #dismissal: Promise<void> | undefined = undefined
   /** The work is over, only the end is missing. */
   #workDone = false
   #busy = false
@@ -340,9 +341,15 @@ export class Job {
     await this.#transaction?.finish()
   }
 
-  /** Forgets a concluded job. @throws BlockError */
-  dismiss(): void {
+  /** Forgets a concluded job, which lets go of its nodes now. @throws BlockError */
+  dismiss(): Maybe<void> {
     this.#check('dismiss')
+    this.#dismissal ??= this.#letGo()
+    return this.#dismissal
+  }
+
+  async #letGo(): Promise<void> {
+    await this.#step(() => this.released())
     this.#dismiss()
   }
 
@@ -536,7 +543,10 @@ export class Job {
       await this.#step(() => this.driver.abort?.(this))
     }
     await this.#step(() => this.driver.clean?.(this))
-    await this.#step(() => this.released())
+    const dismiss = this.autoDismiss || !this.#started
+    if (dismiss) {
+      await this.#step(() => this.released())
+    }
     for (const release of this.#releases.splice(0)) {
       await this.#step(release)
     }
@@ -551,7 +561,6 @@ export class Job {
     this.#transaction = undefined
     this.transition('concluded')
     this.progress.end()
-    const dismiss = this.autoDismiss || !this.#started
     if (dismiss) {
       this.#dismiss()
     }
@@ -569,7 +578,7 @@ export class Job {
     }
   }
 
-  /** Lets go of what the job held. */
+  /** Lets go of what the job holds until it is dismissed. */
   protected released(): Maybe<void> {}
 
   async #step(run: () => Maybe<void>): Promise<void> {

@@ -104,7 +104,7 @@ export class JobRegistry implements JobHome {
       job.cancelIfPossible()
       await job.wait().catch(() => undefined)
       if (accepts(job.status, 'dismiss')) {
-        job.dismiss()
+        await job.dismiss()
       }
     }
   }

@@ -40,7 +40,7 @@ export interface FormatUnderTest {
    */
   readonly metadata?: readonly (readonly [from: number, to: number])[]
   /** Makes an image without the driver's `create`, for formats that have none; puts files under `/`. */
-  readonly build?: (host: MemoryHost) => void
+  readonly build?: (host: MemoryHost) => unknown
   /** What the built image reads as. */
   readonly built?: Uint8Array
 }
@@ -65,19 +65,25 @@ export function layerOn(host: MemoryHost): BlockLayer {
 /** Makes the image at {@link imagePath} and whatever other files belong to it. */
 export async function makeImage(host: MemoryHost, under: FormatUnderTest): Promise<void> {
   if (under.build !== undefined) {
-    under.build(host)
+    await under.build(host)
     return
   }
+  await createImageAt(host, imagePath, under.format, { ...under.create, size: under.size ?? 262144 })
+}
+
+/** Creates an image of `format` with these options and the driver's defaults. */
+export async function createImageAt(
+  host: MemoryHost,
+  path: string,
+  format: string,
+  options: CreateValues,
+): Promise<void> {
   const layer = layerOn(host)
-  const driver = layer.findFormat(under.format)
+  const driver = layer.findFormat(format)
   if (driver === undefined) {
-    throw new Error(`no driver ${under.format}`)
+    throw new Error(`no driver ${format}`)
   }
-  await createWithDriver(layer, driver, imagePath, {
-    ...defaultsOf(driver.createOptions ?? {}),
-    ...under.create,
-    size: under.size ?? 262144,
-  })
+  await createWithDriver(layer, driver, path, { ...defaultsOf(driver.createOptions ?? {}), ...options })
 }
 
 /** Does what has to be done after a crash before the image can be used. */

@@ -13,13 +13,13 @@ export function jobCommands({ layer }: CommandContext) {
     'job-cancel': ({ id }) => jobs.get(id).cancel(true),
     'job-complete': async ({ id }) => await jobs.get(id).complete(),
     'job-finalize': async ({ id }) => await jobs.get(id).finalize(),
-    'job-dismiss': ({ id }) => jobs.get(id).dismiss(),
+    'job-dismiss': async ({ id }) => await jobs.get(id).dismiss(),
     'block-job-set-speed': ({ device, speed }) => jobs.getBlockJob(device).setSpeed(speed),
     'block-job-cancel': ({ device, force }) => jobs.getBlockJob(device).cancelAsBlockJob(force ?? false),
     'block-job-pause': ({ device }) => jobs.getBlockJob(device).pause(),
     'block-job-resume': ({ device }) => jobs.getBlockJob(device).resume(),
     'block-job-complete': async ({ device }) => await jobs.getBlockJob(device).complete(),
     'block-job-finalize': async ({ id }) => await jobs.getBlockJob(id).finalize(),
-    'block-job-dismiss': ({ id }) => jobs.getBlockJob(id).dismiss(),
+    'block-job-dismiss': async ({ id }) => await jobs.getBlockJob(id).dismiss(),
   })
 }

@@ -55,10 +55,10 @@ export function snapshotCommands({ layer }: CommandContext) {
   })
 }
 
-/** A node that nothing but its user stands on, for commands that come from the time of devices. @throws BlockError with QEMU's text */
+/** A node that nothing but devices and exports stand on, no job either, for commands that come from the time of devices. @throws BlockError with QEMU's text */
 export function rootBlockNode(layer: BlockLayer, device: string): BlockNode {
   const node = layer.lookup(device, device)
-  if (node.parents.some((edge) => edge.parent.parentNode !== undefined)) {
+  if (node.parents.some(({ parent }) => parent.parentNode !== undefined || parent.stayAtNode === true)) {
     throw blockError('EINVAL', 'Need a root block node')
   }
   if (!isInserted(node)) {

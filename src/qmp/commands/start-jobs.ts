@@ -99,7 +99,6 @@ async function stream(layer: BlockLayer, args: ArgumentsOf<'block-stream'>): Pro
   exclusive(['base', base], ['base-node', baseNode])
   exclusive(['base', base], ['bottom', bottomName])
   exclusive(['bottom', bottomName], ['base-node', baseNode])
-  checkNotBlocked(node, 'stream')
   let stop: BlockNode | undefined
   let bottom: BlockNode | undefined
   if (base !== undefined) {

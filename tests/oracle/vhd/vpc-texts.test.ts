@@ -81,7 +81,6 @@ const damages: TextCase[] = [
 ].map(([line, prepare]) => ({ line, prepare }) as TextCase)
 
 const lines = [
-  'create -f vpc -o help',
   'create -f vpc new 20M',
   'create -f vpc new 0',
   'create -f vpc new',
@@ -114,7 +113,6 @@ const lines = [
   'snapshot -c x d.vhd',
   'snapshot -l d.vhd',
   'commit d.vhd',
-  'create -f vpc -b d.vhd -F vpc new',
   'bitmap --add d.vhd b',
 ].map((line) => ({ line }))
 

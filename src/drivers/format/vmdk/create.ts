@@ -6,6 +6,7 @@ import {
   fullBackingFilename,
   truncateNode,
 } from '../../../graph/index.js'
+import type { Host } from '../../../host/index.js'
 import { OptionDict, type OptionsOf } from '../../../options/index.js'
 import { makeDescriptor } from './descriptor.js'
 import { VmdkImage } from './image.js'
@@ -23,7 +24,7 @@ const adapters = ['ide', 'buslogic', 'lsilogic', 'legacyESX']
 /** Extents of split images, bytes. */
 const splitBytes = 2 ** 31
 
-type Options = OptionsOf<typeof vmdkCreateOptions>
+export type Options = OptionsOf<typeof vmdkCreateOptions>
 
 interface Shape {
   readonly subformat: string
@@ -46,9 +47,7 @@ export async function create(context: CreateContext): Promise<void> {
   }
   const size = Math.ceil(asked / sectorBytes) * sectorBytes
   const shape = shapeOf(options)
-  if (!adapters.includes(adapter)) {
-    throw blockError('EINVAL', `invalid parameter value: ${adapter}`)
-  }
+  checkAdapter(adapter)
   const hardware = hardwareVersion(options)
   if (shape.flat && backing !== undefined) {
     throw blockError('ENOTSUP', "Flat image can't have backing file")
@@ -57,21 +56,58 @@ export async function create(context: CreateContext): Promise<void> {
     throw blockError('ENOTSUP', "Flat image can't enable zeroed grain")
   }
   const parentCid = backing === undefined ? 0xffffffff : await parentId(context, backing)
-  await build(context, size, shape, (extents) => {
-    const heads = adapter === 'ide' ? 16 : 255
-    return makeDescriptor({
-      cid: new DataView(Uint8Array.from(context.host.randomBytes(4)).buffer).getUint32(0),
-      parentCid,
-      createType: shape.subformat,
-      parent: backing,
-      extents,
-      hardwareVersion: hardware,
-      cylinders: Math.floor(size / (63 * heads * sectorBytes)),
-      heads,
-      adapter,
-      toolsVersion: options.toolsversion ?? '2147483647',
-    })
+  await build(context, size, shape, (extents) =>
+    describe(context.host, options, { size, adapter, hardware, parentCid, extents }),
+  )
+}
+
+interface Described {
+  /** Bytes. */
+  readonly size: number
+  readonly adapter: string
+  readonly hardware: string
+  readonly parentCid: number
+  readonly extents: string
+}
+
+function describe(host: Host, options: Options, disk: Described): string {
+  const heads = disk.adapter === 'ide' ? 16 : 255
+  return makeDescriptor({
+    cid: new DataView(Uint8Array.from(host.randomBytes(4)).buffer).getUint32(0),
+    parentCid: disk.parentCid,
+    createType: shapeOf(options).subformat,
+    parent: options.backing_file,
+    extents: disk.extents,
+    hardwareVersion: disk.hardware,
+    cylinders: Math.floor(disk.size / (63 * heads * sectorBytes)),
+    heads,
+    adapter: disk.adapter,
+    toolsVersion: options.toolsversion ?? '2147483647',
   })
+}
+
+/**
+ * The descriptor of a stream-optimized image without a parent.
+ *
+ * @throws BlockError with QEMU's text
+ */
+export function describeStream(host: Host, options: Options, size: number, name: string): string {
+  const { adapter_type: adapter = 'ide' } = options
+  checkAdapter(adapter)
+  const extents = `RW ${size / sectorBytes} SPARSE "${name}"\n`
+  return describe(host, options, {
+    size,
+    adapter,
+    hardware: hardwareVersion(options),
+    parentCid: 0xffffffff,
+    extents,
+  })
+}
+
+function checkAdapter(adapter: string): void {
+  if (!adapters.includes(adapter)) {
+    throw blockError('EINVAL', `invalid parameter value: ${adapter}`)
+  }
 }
 
 function shapeOf({ subformat = 'monolithicSparse', zeroed_grain = false }: Options): Shape {

@@ -25,6 +25,28 @@ function adler32(bytes: Uint8Array): number {
   return b * 65536 + a
 }
 
+/**
+ * A marker with the compressed grain behind it, filled up to whole sectors.
+ *
+ * @param sector where the grain begins on the disk
+ */
+export async function packGrain(codec: Codec, sector: number, input: Uint8Array): Promise<Uint8Array> {
+  const data = await codec.compress(input, input.length * 2 + sectorBytes)
+  if (data === undefined) {
+    throw ioError('EIO')
+  }
+  const stream = data.length + 6
+  const packed = new Uint8Array(Math.ceil((markerBytes + stream) / sectorBytes) * sectorBytes)
+  writeU64LE(packed, 0, sector)
+  writeU32LE(packed, 8, stream)
+  // zlib's header for deflate with a window of 4 KiB.
+  packed.set([0x48, 0x0d], markerBytes)
+  packed.set(data, markerBytes + 2)
+  const sum = adler32(input)
+  packed.set([sum / 2 ** 24, (sum >>> 16) & 255, (sum >>> 8) & 255, sum & 255], markerBytes + 2 + data.length)
+  return packed
+}
+
 /** Grains of stream-optimized extents: zlib streams, with or without markers. */
 export class GrainCodec {
   readonly #host: Host
@@ -72,22 +94,6 @@ export class GrainCodec {
   /** A marker with the compressed data behind it, filled up to whole sectors. */
   async pack(sector: number, input: Uint8Array): Promise<Uint8Array> {
     this.#deflate ??= await this.#host.codecs.deflate()
-    const data = await this.#deflate.compress(input, input.length * 2 + sectorBytes)
-    if (data === undefined) {
-      throw ioError('EIO')
-    }
-    const stream = data.length + 6
-    const packed = new Uint8Array(Math.ceil((markerBytes + stream) / sectorBytes) * sectorBytes)
-    writeU64LE(packed, 0, sector)
-    writeU32LE(packed, 8, stream)
-    // zlib's header for deflate with a window of 4 KiB.
-    packed.set([0x48, 0x0d], markerBytes)
-    packed.set(data, markerBytes + 2)
-    const sum = adler32(input)
-    packed.set(
-      [sum / 2 ** 24, (sum >>> 16) & 255, (sum >>> 8) & 255, sum & 255],
-      markerBytes + 2 + data.length,
-    )
-    return packed
+    return await packGrain(this.#deflate, sector, input)
   }
 }

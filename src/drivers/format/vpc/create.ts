@@ -1,10 +1,16 @@
 import { blockError } from '../../../errors/index.js'
-import { type BlockNode, type CreateContext, truncateNode } from '../../../graph/index.js'
+import {
+  type BlockNode,
+  type CreateContext,
+  fullBackingFilename,
+  truncateNode,
+} from '../../../graph/index.js'
 import type { OptionsOf } from '../../../options/index.js'
 import { defaultBlockBytes, makeDynamicHeader } from './dynamic-header.js'
 import { DiskType, footerBytes, makeFooter, timestampBase } from './footer.js'
 import { maxSectors, roundedSize, sectorBytes } from './geometry.js'
 import type { vpcCreateOptions } from './options.js'
+import { readParent, recordParent } from './parent.js'
 
 /** Where the parts of a new dynamic disk stand: footer copy, header, table. Bytes. */
 const headerOffset = 512
@@ -20,21 +26,37 @@ export async function create(context: CreateContext): Promise<void> {
     size = 0,
     subformat = 'dynamic',
     force_size = false,
+    backing_file: backing,
+    backing_fmt: format,
   }: OptionsOf<typeof vpcCreateOptions> = context.options
   if (subformat !== 'dynamic' && subformat !== 'fixed') {
     throw blockError('EINVAL', `Parameter 'subformat' does not accept value '${subformat}'`)
   }
-  const { geometry, total } = roundedSize(size, force_size)
+  if (backing !== undefined && subformat === 'fixed') {
+    throw blockError('ENOTSUP', "Fixed image can't have backing file")
+  }
+  const parent =
+    backing === undefined
+      ? undefined
+      : await readParent(
+          context.layer,
+          fullBackingFilename(context.filename, backing, context.host.pathStyle),
+          backing,
+          format,
+        )
+  // A disk is as long as its parent, whatever a geometry can say.
+  const exact = force_size || (parent !== undefined && isOddSize(parent.length) && size === parent.length)
+  const { geometry, total } = roundedSize(size, exact)
   if (total > maxSectors) {
     throw blockError('EFBIG', 'Disk size is too large, max size is 2040 GiB')
   }
   const dynamic = subformat === 'dynamic'
   const bytes = total * sectorBytes
   const footer = makeFooter({
-    type: dynamic ? DiskType.dynamic : DiskType.fixed,
+    type: parent !== undefined ? DiskType.differencing : dynamic ? DiskType.dynamic : DiskType.fixed,
     size: bytes,
     geometry,
-    creator: force_size ? 'qem2' : 'qemu',
+    creator: exact ? 'qem2' : 'qemu',
     uuid: newUuid(context),
     timestamp: Math.floor(Date.now() / 1000) - timestampBase,
     dataOffset: dynamic ? headerOffset : undefined,
@@ -48,9 +70,21 @@ export async function create(context: CreateContext): Promise<void> {
   const entries = Math.ceil(bytes / defaultBlockBytes)
   const tableBytes = Math.ceil((entries * 4) / sectorBytes) * sectorBytes
   await write(file, 0, footer.bytes)
-  await write(file, tableOffset + tableBytes, footer.bytes)
+  const header = makeDynamicHeader(tableOffset, entries, defaultBlockBytes)
+  let end = tableOffset + tableBytes
+  if (parent !== undefined) {
+    const locator = recordParent(header, parent, end)
+    await write(file, end, locator)
+    end += locator.length
+  }
+  await write(file, end, footer.bytes)
   await write(file, tableOffset, new Uint8Array(tableBytes).fill(0xff))
-  await write(file, headerOffset, makeDynamicHeader(tableOffset, entries, defaultBlockBytes).bytes)
+  await write(file, headerOffset, header.bytes)
+}
+
+/** Whether no geometry says exactly `bytes`. */
+function isOddSize(bytes: number): boolean {
+  return roundedSize(bytes, false).total * sectorBytes !== bytes
 }
 
 /** A random identifier (version 4). */

@@ -81,6 +81,11 @@ export class DynamicHeader {
     return this.bytes.subarray(At.parentUuid, At.parentUuid + 16)
   }
 
+  /** Seconds since 2000; 0 if not known. */
+  get parentTimestamp(): number {
+    return readU32BE(this.bytes, At.parentTimestamp)
+  }
+
   /** The parent's file name without folders, as the header has it. */
   get parentName(): string {
     const end = At.parentName + parentNameBytes

@@ -69,8 +69,16 @@ export class Footer {
     return readU64BE(this.bytes, At.dataOffset)
   }
 
+  set dataOffset(offset: number) {
+    writeU64BE(this.bytes, At.dataOffset, offset)
+  }
+
   get type(): number {
     return readU32BE(this.bytes, At.type)
+  }
+
+  set type(type: number) {
+    writeU32BE(this.bytes, At.type, type)
   }
 
   /** Seconds since 2000. */

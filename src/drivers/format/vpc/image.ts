@@ -12,12 +12,15 @@ import {
 import type { BlockLimits, FlushPath, MapPath } from '../../../io/index.js'
 import type { Wait } from '../../../sched/index.js'
 import type { BlockTable } from './block-table.js'
+import { type ChangeContext, changeParent, dropParent, emptyDisk } from './change-parent.js'
+import { DifferencingPath } from './differencing-path.js'
 import type { DynamicHeader } from './dynamic-header.js'
 import { DynamicPath } from './dynamic-path.js'
 import { FixedPath } from './fixed-path.js'
 import { DiskType, type Footer } from './footer.js'
 import { sectorBytes } from './geometry.js'
 import type { SizeCalculation } from './open.js'
+import { checkParent } from './parent.js'
 import { growDynamic, growFixed } from './resize.js'
 import type { BlockShape, BlockSpace } from './space.js'
 
@@ -38,6 +41,8 @@ export interface VpcParts {
   readonly calc: SizeCalculation
   /** Undefined for a fixed disk. */
   readonly blocks: VpcBlocks | undefined
+  /** Name of the parent of a differencing disk. */
+  readonly parent: string | undefined
 }
 
 /** An open VHD. */
@@ -46,8 +51,14 @@ export class VpcImage implements DriverState {
   readonly map: MapPath
   readonly flushPath?: FlushPath
   readonly clusterSize?: number
+  backingFile: string | undefined
+  backingFormat: string | undefined
+  // Of differencing disks alone:
+  readonly checkBacking?: (backing: BlockNode) => void
+  readonly changeBacking?: (filename: string | undefined, format: string | undefined) => Promise<void>
+  readonly makeEmpty?: () => Promise<void>
   readonly #parts: VpcParts
-  readonly #path: DynamicPath | undefined
+  readonly #path: DynamicPath | DifferencingPath | undefined
   #footer: Footer
 
   constructor(parts: VpcParts) {
@@ -60,11 +71,26 @@ export class VpcImage implements DriverState {
       this.map = new FixedPath(file)
       return
     }
-    const path = new DynamicPath(node, { file, ...blocks })
+    const isDifferencing = footer.type === DiskType.differencing
+    const context = { file, ...blocks }
+    const differencing = isDifferencing ? new DifferencingPath(node, context) : undefined
+    const path = differencing ?? new DynamicPath(node, context)
     this.map = path
     this.#path = path
     this.flushPath = path
     this.clusterSize = blocks.shape.blockSize
+    if (differencing !== undefined) {
+      const change: ChangeContext = { node, file, blocks, path: differencing }
+      this.backingFile = parts.parent
+      this.backingFormat = parts.parent === undefined ? undefined : 'vpc'
+      this.checkBacking = (backing) => checkParent(blocks.header, backing)
+      this.changeBacking = (filename, format) => this.#changeBacking(change, filename, format)
+      this.makeEmpty = () => differencing.mutex.run(() => emptyDisk(change))
+    }
+  }
+
+  get footer(): Footer {
+    return this.#footer
   }
 
   get hasZeroInit(): boolean {
@@ -92,6 +118,21 @@ export class VpcImage implements DriverState {
         ? await growFixed(file, this.#footer, this.length, length, how)
         : await path.mutex.run(() => growDynamic({ file, ...blocks }, this.length, length, how))
     this.length = length
+  }
+
+  async #changeBacking(
+    context: ChangeContext,
+    filename: string | undefined,
+    format: string | undefined,
+  ): Promise<void> {
+    await context.path.mutex.run(async () => {
+      await context.path.writeBack()
+      this.#footer = await (filename === undefined
+        ? dropParent(context)
+        : changeParent(context, filename, format))
+    })
+    this.backingFile = filename
+    this.backingFormat = filename === undefined ? undefined : 'vpc'
   }
 
   prepareReopen(): ReopenPlan {

@@ -6,6 +6,8 @@ import { vpcCreateOptions, vpcRuntimeOptions } from './options.js'
 export const vpc: BlockDriver = {
   name: 'vpc',
   kind: 'format',
+  // Differencing disks alone: nodes of others say so when they are open.
+  supportsBacking: true,
   options: vpcRuntimeOptions,
   strongOptions: ['force_size_calc'],
   createOptions: vpcCreateOptions,

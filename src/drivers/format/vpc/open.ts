@@ -9,7 +9,8 @@ import { DiskType, Footer, footerBytes, isFooter, sectorsOf } from './footer.js'
 import { maxSectors, sectorBytes } from './geometry.js'
 import { VpcImage } from './image.js'
 import { vpcRuntimeOptions } from './options.js'
-import { BlockSpace, blockShape } from './space.js'
+import { parentNameOf } from './parent.js'
+import { BlockSpace, blockShape, metadataEnd } from './space.js'
 
 /** QEMU's own limit, which its text speaks of. */
 const qemuTableEntries = 0x1fffffff
@@ -29,7 +30,8 @@ export async function open(context: OpenContext): Promise<VpcImage> {
   }
   const length = sectors * sectorBytes
   if (!atStart) {
-    return new VpcImage({ node, file, footer, length, calc, blocks: undefined })
+    node.supportsBacking = false
+    return new VpcImage({ node, file, footer, length, calc, blocks: undefined, parent: undefined })
   }
   const header = await readDynamicHeader(context, footer)
   const shape = blockShape(header.blockSize)
@@ -44,21 +46,36 @@ export async function open(context: OpenContext): Promise<VpcImage> {
   await readPadded(file.node, header.tableOffset, bytes)
   const table = new BlockTable(file, header.tableOffset, bytes)
   const blockBytes = shape.blockSize + shape.bitmapBytes
-  let free = table.end(blockBytes)
-  if (free > file.node.length) {
+  if (table.end(blockBytes) > file.node.length) {
     throw truncated()
   }
-  // What else stands in the file must not be overwritten either.
-  free = Math.max(free, footer.dataOffset + dynamicHeaderBytes, footerBytes)
-  for (const locator of header.locators) {
-    const end = locator.offset + locator.length
-    if (locator.platform !== undefined && end <= file.node.length) {
-      free = Math.max(free, end)
-    }
-  }
-  free = Math.ceil(free / sectorBytes) * sectorBytes
+  const free = Math.max(table.end(blockBytes), metadataEnd(file, footer, header, table))
   const space = new BlockSpace(file, blockBytes, footer, free)
-  return new VpcImage({ node, file, footer, length, calc, blocks: { header, table, space, shape } })
+  const differencing = footer.type === DiskType.differencing
+  node.supportsBacking = differencing
+  return new VpcImage({
+    node,
+    file,
+    footer,
+    length,
+    calc,
+    blocks: { header, table, space, shape },
+    parent: differencing ? await parentOf(context, header) : undefined,
+  })
+}
+
+/** Name of the parent of a differencing disk; undefined where it does not matter. */
+async function parentOf(context: OpenContext, header: DynamicHeader): Promise<string | undefined> {
+  if (!header.checksumIsRight) {
+    throw blockError('EINVAL', 'Incorrect dynamic header checksum')
+  }
+  const name = await parentNameOf(context, header)
+  const { flags, options } = context
+  const isGiven = options.keys().some((key) => key === 'backing' || key.startsWith('backing.'))
+  if (name === undefined && !flags.noBacking && !isGiven) {
+    throw blockError('EINVAL', 'Differencing disk does not say where its parent is')
+  }
+  return name
 }
 
 export type SizeCalculation = 'auto' | 'chs' | 'current_size'

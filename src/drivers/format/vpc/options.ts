@@ -11,6 +11,8 @@ export const vpcRuntimeOptions = defineOptions({
 
 export const vpcCreateOptions = defineOptions({
   size: { type: 'size', help: 'Virtual disk size' },
+  backing_file: { type: 'string', help: 'File name of the parent, which makes a differencing disk' },
+  backing_fmt: { type: 'string', help: "Must be 'vpc' if present" },
   subformat: {
     type: 'string',
     help: 'Type of virtual hard disk format. Supported formats are {dynamic (default) | fixed} ',

@@ -2,7 +2,9 @@ import { codeOf } from '../../../errors/index.js'
 import { type BlockChild, hasZeroInit, truncateNode } from '../../../graph/index.js'
 import type { Wait } from '../../../sched/index.js'
 import type { BlockTable } from './block-table.js'
+import { type DynamicHeader, dynamicHeaderBytes } from './dynamic-header.js'
 import { type Footer, footerBytes } from './footer.js'
+import { sectorBytes } from './geometry.js'
 
 /** Room for one more block. */
 export interface NewBlock {
@@ -119,6 +121,23 @@ export class BlockSpace {
     await wait
     this.#footerAt = at
   }
+}
+
+/** End of what stands in the file besides blocks and must not be overwritten either. Bytes, whole sectors. */
+export function metadataEnd(
+  file: BlockChild,
+  footer: Footer,
+  header: DynamicHeader,
+  table: BlockTable,
+): number {
+  let end = Math.max(table.offset + table.bytes.length, footer.dataOffset + dynamicHeaderBytes, footerBytes)
+  for (const locator of header.locators) {
+    const locatorEnd = locator.offset + locator.length
+    if (locator.platform !== undefined && locatorEnd <= file.node.length) {
+      end = Math.max(end, locatorEnd)
+    }
+  }
+  return Math.ceil(end / sectorBytes) * sectorBytes
 }
 
 /** Sizes of a block, bytes. */

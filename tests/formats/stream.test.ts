@@ -9,6 +9,12 @@ test.each([
   ['vpc', 'force_size=on,subformat=fixed'],
   ['vhdx', 'block_size=1M'],
   ['vhdx', 'subformat=fixed,block_state_zero=off'],
+  ['vmdk', 'subformat=streamOptimized'],
+  ['vmdk', ''],
+  ['qed', 'cluster_size=8k'],
+  ['vdi', ''],
+  ['parallels', ''],
+  ['qcow', ''],
 ])('%s (%s) is written to a stream that only goes forward', async (format, options) => {
   const host = memoryHost()
   const layer = layerOn(host)
