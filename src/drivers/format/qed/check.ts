@@ -138,7 +138,8 @@ class Check {
           continue
         }
         result.allocatedClusters++
-        if (last !== 0 && last + clusterSize !== cluster) {
+        // Numbers that are no places at all are infinite.
+        if (last !== 0 && (last + clusterSize !== cluster || cluster === Number.POSITIVE_INFINITY)) {
           result.fragmentedClusters++
         }
         last = cluster
