@@ -9,8 +9,10 @@ import {
   readFileSync,
   rmSync,
   statSync,
+  truncateSync,
   writeSync,
 } from 'node:fs'
+import { deflateSync } from 'node:zlib'
 import { command, ours, qemu } from './measure.mjs'
 
 const MiB = 1 << 20
@@ -54,6 +56,38 @@ function installedFiles(bytes) {
     const from = at % Math.max(1, once.length - length)
     return once.subarray(from, from + length)
   }
+}
+
+/** Table of chunks, property list and trailer (`koly`) of an Apple disk image. */
+function diskImageTail(chunks, chunkBytes, dataBytes) {
+  const sectors = chunkBytes / 512
+  const table = Buffer.alloc(204 + (chunks.length + 1) * 40)
+  table.write('mish')
+  table.writeUInt32BE(1, 4)
+  table.writeBigUInt64BE(BigInt(chunks.length * sectors), 16)
+  table.writeUInt32BE(chunks.length + 1, 200)
+  for (const [i, { at, bytes }] of chunks.entries()) {
+    const entry = 204 + i * 40
+    table.writeUInt32BE(0x80000005, entry)
+    table.writeBigUInt64BE(BigInt(i * sectors), entry + 8)
+    table.writeBigUInt64BE(BigInt(sectors), entry + 16)
+    table.writeBigUInt64BE(BigInt(at), entry + 24)
+    table.writeBigUInt64BE(BigInt(bytes), entry + 32)
+  }
+  table.writeUInt32BE(0xffffffff, 204 + chunks.length * 40)
+  const list = Buffer.from(
+    '<?xml version="1.0"?><plist version="1.0"><dict><key>resource-fork</key><dict><key>blkx</key><array><dict>' +
+      `<key>Data</key><data>${table.toString('base64')}</data></dict></array></dict></dict></plist>`,
+  )
+  const trailer = Buffer.alloc(512)
+  trailer.write('koly')
+  trailer.writeUInt32BE(4, 4)
+  trailer.writeUInt32BE(512, 8)
+  trailer.writeBigUInt64BE(BigInt(dataBytes), 32)
+  trailer.writeBigUInt64BE(BigInt(dataBytes), 216)
+  trailer.writeBigUInt64BE(BigInt(list.length), 224)
+  trailer.writeBigUInt64BE(BigInt(chunks.length * sectors), 492)
+  return Buffer.concat([list, trailer])
 }
 
 const makers = {
@@ -116,7 +150,7 @@ const makers = {
   'mapped.qcow2': (path) => qemu('create', '-q', '-f', 'qcow2', '-o', 'preallocation=metadata', path, '1T'),
   /** 512 MiB over an empty base. */
   'overlay.qcow2': (path) => {
-    const half = 'half.raw'
+    const half = 'overlay.raw'
     withFile(half, GiB, (put) => {
       for (let i = 0; i < 32; i++) {
         put(random(), i * 16 * MiB)
@@ -126,6 +160,36 @@ const makers = {
     rmSync(half)
     qemu('create', '-q', '-f', 'qcow2', 'commit-base.qcow2', '1G')
     qemu('rebase', '-u', '-F', 'qcow2', '-b', 'commit-base.qcow2', path)
+  },
+  /** 512 MiB without holes. */
+  'half.raw': (path) => {
+    withFile(path, GiB / 2, (put) => {
+      for (let i = 0; i < 32; i++) {
+        put(random(), i * 16 * MiB)
+      }
+    })
+  },
+  'half.vmdk': (path) => qemu('convert', '-O', 'vmdk', image('half.raw'), path),
+  'half.vdi': (path) => qemu('convert', '-O', 'vdi', image('half.raw'), path),
+  'half.vhdx': (path) => qemu('convert', '-O', 'vhdx', image('half.raw'), path),
+  'half.vpc': (path) => qemu('convert', '-O', 'vpc', '-o', 'force_size=on', image('half.raw'), path),
+  /** 512 MiB of text and programs, in zlib chunks of 1 MiB. */
+  'half.dmg': (path) => {
+    const files = installedFiles(GiB / 2)
+    const chunks = []
+    let at = 0
+    withFile(path, 0, (put) => {
+      for (let offset = 0; offset < GiB / 2; offset += MiB) {
+        const data = deflateSync(files(offset, MiB))
+        chunks.push({ at, bytes: data.length })
+        put(data, at)
+        at += data.length
+      }
+      const tail = diskImageTail(chunks, MiB, at)
+      put(tail, at)
+      at += tail.length
+    })
+    truncateSync(path, at)
   },
   'empty.qcow2': (path) => qemu('create', '-q', '-f', 'qcow2', path, '1G'),
   'source.luks': (path) => {

@@ -1,5 +1,6 @@
 // What is measured beside QEMU, and the speed ratio that is wanted.
 import { copyFileSync, rmSync } from 'node:fs'
+import { formats } from './formats.mjs'
 import { image, secret } from './images.mjs'
 import { benchPair, commandPair, qemu } from './measure.mjs'
 
@@ -100,6 +101,7 @@ export const jobs = {
       )
     },
   ],
+  ...formats,
   'info on a small image': [0.2, () => commandPair(['info', image('empty.qcow2')])],
 }
 

@@ -5,6 +5,7 @@ import { compress } from './drivers/filter/compress/index.js'
 import { compressed } from './drivers/filter/compressed/index.js'
 import { copyBeforeWrite } from './drivers/filter/copy-before-write/index.js'
 import { copyOnRead } from './drivers/filter/copy-on-read/index.js'
+import { ova } from './drivers/filter/ova/index.js'
 import { preallocate } from './drivers/filter/preallocate/index.js'
 import { quorum } from './drivers/filter/quorum/index.js'
 import { snapshotAccess } from './drivers/filter/snapshot-access/index.js'
@@ -44,6 +45,7 @@ export const allDrivers: readonly BlockDriver[] = [
   snapshotAccess,
   compress,
   compressed,
+  ova,
   preallocate,
   throttle,
   luks,

@@ -7,7 +7,10 @@
  */
 import { allDrivers } from './all-drivers.js'
 import { luksCreateSchema } from './drivers/format/luks/options.js'
+import { parallelsCreateOptions } from './drivers/format/parallels/options.js'
+import { qcowCreateOptions } from './drivers/format/qcow/options.js'
 import { qcow2CreateOptions } from './drivers/format/qcow2/options.js'
+import { qedCreateOptions } from './drivers/format/qed/options.js'
 import { rawCreateOptions } from './drivers/format/raw/options.js'
 import { vdiCreateOptions } from './drivers/format/vdi/options.js'
 import { vhdxCreateOptions } from './drivers/format/vhdx/options.js'
@@ -60,16 +63,23 @@ export type {
   CheckImageResult,
   CommitImageOptions,
   CommitResult,
+  CompactImageOptions,
+  CompactResult,
   CompareResult,
   ConvertResult,
   CreateImageResult,
+  CreateOvaOptions,
+  CreateOvaResult,
   DiskContents,
   ImageInfo,
   ImageSpec,
   MapExtent,
+  OvaContents,
+  OvaDisk,
   RebaseImageOptions,
   SnapshotOptions,
   SnapshotWanted,
+  VerifiedFile,
 } from './image/index.js'
 export { type AccountingOptions, IoAccounting } from './io/index.js'
 export {
@@ -102,6 +112,9 @@ const schemas = {
   raw: { ...fileCreateOptions, ...rawCreateOptions },
   qcow2: { ...fileCreateOptions, ...qcow2CreateOptions },
   luks: { ...fileCreateOptions, ...luksCreateSchema },
+  qcow: { ...fileCreateOptions, ...qcowCreateOptions },
+  qed: { ...fileCreateOptions, ...qedCreateOptions },
+  parallels: { ...fileCreateOptions, ...parallelsCreateOptions },
   vdi: { ...fileCreateOptions, ...vdiCreateOptions },
   vhdx: { ...fileCreateOptions, ...vhdxCreateOptions },
   vmdk: { ...fileCreateOptions, ...vmdkCreateOptions },
@@ -136,6 +149,10 @@ export const compareImages: Library<CreateSchemas>['compareImages'] = library.co
 export const commitImage: Library<CreateSchemas>['commitImage'] = library.commitImage
 export const rebaseImage: Library<CreateSchemas>['rebaseImage'] = library.rebaseImage
 export const checkImage: Library<CreateSchemas>['checkImage'] = library.checkImage
+export const compactImage: Library<CreateSchemas>['compactImage'] = library.compactImage
+export const createOva: Library<CreateSchemas>['createOva'] = library.createOva
+export const listOva: Library<CreateSchemas>['listOva'] = library.listOva
+export const verifyOva: Library<CreateSchemas>['verifyOva'] = library.verifyOva
 export const changeBitmap: Library<CreateSchemas>['changeBitmap'] = library.changeBitmap
 export const imageInfo: Library<CreateSchemas>['imageInfo'] = library.imageInfo
 export const imageContents: Library<CreateSchemas>['imageContents'] = library.imageContents

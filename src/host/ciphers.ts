@@ -19,6 +19,13 @@ export type CipherFamily = 'aes' | 'serpent' | 'twofish' | 'cast5' | 'des' | '3d
 /** QAPI `QCryptoHashAlgorithm`. */
 export type HashName = 'md5' | 'sha1' | 'sha224' | 'sha256' | 'sha384' | 'sha512' | 'ripemd160'
 
+export interface Hasher {
+  /** The piece stays the caller's. */
+  update(piece: Uint8Array): void
+  /** Once, at the end. */
+  digest(): Uint8Array
+}
+
 export interface HostCiphers {
   /** The cipher under `key`, which is copied; undefined if the platform lacks it, or with keys of this length. */
   blockCipher(family: CipherFamily, key: Uint8Array): BlockCipher | undefined
@@ -26,6 +33,8 @@ export interface HostCiphers {
   hasHash(hash: HashName): boolean
   /** The hash of the parts one after the other. */
   digest(hash: HashName, ...parts: readonly Uint8Array[]): Uint8Array
+  /** A hash of data that comes piece by piece. */
+  hasher(hash: HashName): Hasher
   /**
    * PBKDF2 with HMAC, `bytes` bytes of it. On another thread where the platform has one; the inputs must
    * stay untouched until then.

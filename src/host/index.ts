@@ -2,20 +2,24 @@
 export * from './ciphers.js'
 export * from './codecs.js'
 export * from './files.js'
+export * from './fuse.js'
 export * from './http.js'
 export * from './sockets.js'
 export * from './ssh.js'
 export * from './threads.js'
+export * from './xml.js'
 export * from './zones.js'
 
 import type { Clock } from '../sched/index.js'
 import type { HostCiphers } from './ciphers.js'
 import type { HostCodecs } from './codecs.js'
 import type { HostFiles } from './files.js'
+import type { HostFuse } from './fuse.js'
 import type { HostHttp } from './http.js'
 import type { HostSockets } from './sockets.js'
 import type { HostSsh } from './ssh.js'
 import type { HostThreads } from './threads.js'
+import type { HostXml } from './xml.js'
 
 /** A platform. `platform/node` implements it; others may follow. */
 export interface Host {
@@ -31,6 +35,10 @@ export interface Host {
   readonly http?: HostHttp
   /** Absent: files cannot be reached over SSH. */
   readonly ssh?: HostSsh
+  /** Absent: images cannot be mounted as files. */
+  readonly fuse?: HostFuse
+  /** Absent: OVA packages cannot be read. */
+  readonly xml?: HostXml
   /** What limits and timeouts go by; absent: the platform's monotonic clock. */
   readonly clock?: Clock
   /** Decides the path rules: drive letters and backslashes count only on win32 (seed L94-163). */

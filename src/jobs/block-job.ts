@@ -57,6 +57,7 @@ export class BlockJob extends Job {
   /** To wait before more is moved, nanoseconds. */
   #delay = 0
   readonly #edges: BlockChild[] = []
+  readonly #devices: BlockChild[] = []
   readonly #blocker: { readonly message: string }
   readonly #parent: EdgeParent
   readonly #blockDriver: BlockJobDriver
@@ -138,21 +139,23 @@ export class BlockJob extends Job {
    * @throws BlockError if permissions conflict
    */
   async addNode(name: string, node: BlockNode, perm: number, shared: number): Promise<BlockChild> {
-    const edge = new BlockChild(name, 0, this.#parent, node)
-    edge.perm = perm
-    edge.shared = shared
-    await node.layer.graphLock.run(async () => {
-      attachEdge(edge)
-      try {
-        await settlePermissions([node])
-      } catch (error) {
-        detachEdge(edge)
-        node.references--
-        throw error
-      }
-    })
+    const edge = await attach(name, this.#parent, node, perm, shared)
     node.opBlockers.blockAll(this.#blocker)
     this.#edges.push(edge)
+    return edge
+  }
+
+  /**
+   * Uses `node` as a device without a name would, until {@link removeNode} or the end of the job: what reads or writes
+   * beside what {@link addNode} holds.
+   *
+   * @throws BlockError if permissions conflict
+   */
+  async addDevice(node: BlockNode, perm: number, shared: number): Promise<BlockChild> {
+    const { stayAtNode: _, ...parent } = this.#parent
+    const device = { ...parent, description: 'an unnamed block device' }
+    const edge = await attach('root', device, node, perm, shared)
+    this.#devices.push(edge)
     return edge
   }
 
@@ -161,15 +164,21 @@ export class BlockJob extends Job {
     return this.#edges
   }
 
+  /** The edges made by {@link addDevice}. */
+  get devices(): readonly BlockChild[] {
+    return this.#devices
+  }
+
   /** Lets one node go. Idempotent. */
   async removeNode(edge: BlockChild | undefined): Promise<void> {
-    const at = edge === undefined ? -1 : this.#edges.indexOf(edge)
+    const list = edge !== undefined && this.#devices.includes(edge) ? this.#devices : this.#edges
+    const at = edge === undefined ? -1 : list.indexOf(edge)
     if (edge === undefined || at < 0) {
       return
     }
-    this.#edges.splice(at, 1)
+    list.splice(at, 1)
     const { node } = edge
-    if (this.#edges.every((other) => other.node !== node)) {
+    if (list === this.#edges && this.#edges.every((other) => other.node !== node)) {
       node.opBlockers.unblockAll(this.#blocker)
     }
     await node.layer.graphLock.run(async () => {
@@ -183,13 +192,13 @@ export class BlockJob extends Job {
 
   /** Lets all nodes go. Idempotent; the end of the job does it. */
   async removeAllNodes(): Promise<void> {
-    for (const edge of [...this.#edges].reverse()) {
+    for (const edge of [...this.#edges, ...this.#devices].reverse()) {
       await this.removeNode(edge)
     }
   }
 
-  protected override async released(): Promise<void> {
-    await this.removeAllNodes()
+  protected override released(): Wait {
+    return this.#edges.length + this.#devices.length === 0 ? undefined : this.removeAllNodes()
   }
 
   /** What `policy` says about an error. Tells it (BLOCK_JOB_ERROR), and pauses the job on `stop`. */
@@ -264,6 +273,29 @@ export class BlockJob extends Job {
       ...(this.error === undefined ? {} : { error: this.error.message }),
     }
   }
+}
+
+async function attach(
+  name: string,
+  parent: EdgeParent,
+  node: BlockNode,
+  perm: number,
+  shared: number,
+): Promise<BlockChild> {
+  const edge = new BlockChild(name, 0, parent, node)
+  edge.perm = perm
+  edge.shared = shared
+  await node.layer.graphLock.run(async () => {
+    attachEdge(edge)
+    try {
+      await settlePermissions([node])
+    } catch (error) {
+      detachEdge(edge)
+      node.references--
+      throw error
+    }
+  })
+  return edge
 }
 
 function checkSpeed(speed: number): void {

@@ -131,7 +131,7 @@ class Commit implements BlockJobDriver {
     const perm = Perm.consistentRead | Perm.write | Perm.resize
     const { base } = this.#options
     await job.addNode('base', base, 0, Perm.all)
-    await job.addNode('written base', base, perm, Perm.consistentRead | Perm.writeUnchanged)
+    await job.addDevice(base, perm, Perm.consistentRead | Perm.writeUnchanged)
   }
 
   async run(job: BlockJob): Promise<void> {
@@ -182,7 +182,7 @@ class Commit implements BlockJobDriver {
       return
     }
     unfreezeChain(filter, base)
-    await job.removeNode(job.nodes.find(({ name }) => name === 'written base'))
+    await job.removeNode(job.devices[0])
     try {
       await dropIntermediate(node, filter, base, backingFile)
     } catch (error) {

@@ -344,13 +344,8 @@ export class Job {
   /** Forgets a concluded job, which lets go of its nodes now. @throws BlockError */
   dismiss(): Maybe<void> {
     this.#check('dismiss')
-    this.#dismissal ??= this.#letGo()
-    return this.#dismissal
-  }
-
-  async #letGo(): Promise<void> {
-    await this.#step(() => this.released())
-    this.#dismiss()
+    this.#dismissal ??= this.released()?.then(() => this.#dismiss())
+    return this.#dismissal ?? this.#dismiss()
   }
 
   #dismiss(): void {
@@ -579,7 +574,9 @@ export class Job {
   }
 
   /** Lets go of what the job holds until it is dismissed. */
-  protected released(): Maybe<void> {}
+  protected released(): Wait {
+    return undefined
+  }
 
   async #step(run: () => Maybe<void>): Promise<void> {
     try {

@@ -253,7 +253,8 @@ async function addTarget(job: BlockJob, { node, target }: Settings, isBacking: b
     }
     shared |= Perm.consistentRead | Perm.write
   }
-  await job.addNode('target', target, perm, shared)
+  await job.addDevice(target, perm, shared)
+  await job.addNode('target', target, 0, Perm.all)
 }
 
 async function addIntermediates(job: BlockJob, node: BlockNode, target: BlockNode): Promise<void> {
@@ -480,7 +481,7 @@ class Mirror implements BlockJobDriver {
       this.#top.onWrite = undefined
       this.#bitmap.release()
       try {
-        await job.removeNode(job.nodes.find(({ name }) => name === 'target'))
+        await job.removeNode(job.devices[0])
         this.#top.stopped = true
         await refreshPermissions([filter])
         if (!aborting) {

@@ -5,31 +5,42 @@ import {
   type CheckImageResult,
   type CommitImageOptions,
   type CommitResult,
+  type CompactImageOptions,
+  type CompactResult,
   type CompareOptions,
   type CompareResult,
   type ConvertOptions,
   type ConvertResult,
   type CreateImageOptions,
   type CreateImageResult,
+  type CreateOvaOptions,
+  type CreateOvaResult,
   changeBitmap,
   checkImage,
   collectImageInfo,
   commitImage,
+  compactImage,
   compareImages,
   convertImage,
   createImage,
+  createOva,
   type DiskContents,
   type ImageInfo,
   type ImageInfoOptions,
   type ImageSpec,
   imageContents,
+  type LongRun,
+  listOva,
   type MapExtent,
   type MapOptions,
   mapImage,
   measureImage,
+  type OvaContents,
   openImage as openBackend,
   type RebaseImageOptions,
   rebaseImage,
+  type VerifiedFile,
+  verifyOva,
 } from '../image/index.js'
 import type { OptionSchema, OptionsOf } from '../options/index.js'
 import { type Image, type ImageName, type OpenImageOptions, openImage } from './image.js'
@@ -84,6 +95,14 @@ export interface Library<S extends FormatSchemas> {
   rebaseImage(image: string | ImageSpec, options: RebaseImageOptions): Promise<void>
   /** Checks an image as `qemu-img check` does, and repairs it if `fix` says so. */
   checkImage(image: string | ImageSpec, options?: CheckImageOptions): Promise<CheckImageResult>
+  /** Rewrites a qcow2 image so that it occupies only what it needs. */
+  compactImage(options: CompactImageOptions): Promise<CompactResult>
+  /** Packs images as the disks of an OVA. */
+  createOva(options: CreateOvaOptions): Promise<CreateOvaResult>
+  /** What an OVA holds; `ova:FILE` opens a disk of it. */
+  listOva(filename: string): Promise<OvaContents>
+  /** Compares every file of an OVA with its manifest. */
+  verifyOva(filename: string, options?: LongRun): Promise<VerifiedFile[]>
   /** Changes a persistent dirty bitmap of an image as `qemu-img bitmap` does. */
   changeBitmap(image: string | ImageSpec, options: ChangeBitmapOptions): Promise<void>
   /** Describes an image, and those below it if asked to, as `qemu-img info` does. */
@@ -135,6 +154,10 @@ export function bindLibrary<S extends FormatSchemas>(layerOf: () => BlockLayer, 
         await backend.close()
       }
     },
+    compactImage: async (options) => await compactImage(layerOf(), options),
+    createOva: async (options) => await createOva(layerOf(), options),
+    listOva: async (filename) => await listOva(layerOf(), filename),
+    verifyOva: async (filename, options) => await verifyOva(layerOf(), filename, options),
     changeBitmap: async (image, options) => await changeBitmap(layerOf(), image, options),
     imageInfo: async (image, options) => await collectImageInfo(layerOf(), image, options),
     imageContents: async (image) => await imageContents(layerOf(), image),

@@ -1,7 +1,7 @@
 import { blockError, prefixed } from '../errors/index.js'
-import { NbdExport, NbdServer } from '../exports/index.js'
+import { FuseExport, NbdExport, NbdServer } from '../exports/index.js'
 import { findTlsCredentials } from '../formatkit/tls/index.js'
-import { type BlockLayer, isWellFormedId } from '../graph/index.js'
+import { type BlockLayer, type BlockNode, isWellFormedId } from '../graph/index.js'
 import { IoAccounting } from '../io/index.js'
 import { socketAddress } from './chardev/registry.js'
 import type { TypeOf } from './schema/types.js'
@@ -14,7 +14,7 @@ export interface BlockExport {
   readonly type: TypeOf<'BlockExportType'>
   /** Users may not use the export any more, but some still do. */
   shuttingDown: boolean
-  readonly served: NbdExport
+  readonly served: NbdExport | FuseExport
   /** Made by `nbd-server-add`, whose id is the export's name. */
   readonly done: Promise<void>
 }
@@ -89,7 +89,9 @@ export class BlockExports {
       throw blockError('EINVAL', 'NBD server not running')
     }
     for (const one of [...this.#exports.values()]) {
-      await this.#remove(one)
+      if (one.type === 'nbd') {
+        await this.#remove(one)
+      }
     }
     this.#server = undefined
     await server.close()
@@ -103,7 +105,7 @@ export class BlockExports {
     if (this.#exports.has(options.id)) {
       throw blockError('EEXIST', `Block export id '${options.id}' is already in use`)
     }
-    if (options.type !== 'nbd') {
+    if (options.type !== 'nbd' && options.type !== 'fuse') {
       throw blockError('ENOTSUP', `No driver found for the requested export type`)
     }
     const node = this.#layer.lookup('', options['node-name'])
@@ -114,6 +116,56 @@ export class BlockExports {
     if (writable && node.readOnly) {
       throw blockError('EINVAL', 'Cannot export read-only node as writable')
     }
+    const served =
+      options.type === 'fuse'
+        ? await this.#mount(node, options)
+        : await this.#serveNbd(node, options, writable)
+    const one: BlockExport = {
+      id: options.id,
+      type: options.type,
+      shuttingDown: false,
+      served,
+      done: Promise.resolve(),
+    }
+    if (this.accountingBoundaries !== undefined) {
+      const accounting = new IoAccounting()
+      for (const kind of ['read', 'write', 'flush'] as const) {
+        accounting.setHistogram(kind, this.accountingBoundaries)
+      }
+      served.backend.accounting = accounting
+    }
+    if (served instanceof NbdExport) {
+      try {
+        this.#server?.add(served)
+      } catch (error) {
+        await served.close()
+        throw error
+      }
+    } else {
+      // Somebody else may take the mount away.
+      void served.done.then(() =>
+        this.#exports.get(one.id) === one && !one.shuttingDown ? this.#remove(one) : undefined,
+      )
+    }
+    this.#exports.set(one.id, one)
+    return one
+  }
+
+  async #mount(node: BlockNode, options: BlockExportOptions & { type: 'fuse' }): Promise<FuseExport> {
+    return await FuseExport.create(this.#layer, node, {
+      mountpoint: options.mountpoint,
+      writable: options.writable ?? false,
+      writeThrough: options.writethrough ?? false,
+      growable: options.growable ?? false,
+      allowOther: options['allow-other'] ?? 'auto',
+    })
+  }
+
+  async #serveNbd(
+    node: BlockNode,
+    options: BlockExportOptions & { type: 'nbd' },
+    writable: boolean,
+  ): Promise<NbdExport> {
     const server = this.#server
     if (server === undefined) {
       throw blockError('EINVAL', 'NBD server not running')
@@ -128,7 +180,7 @@ export class BlockExports {
     if (server.find(name) !== undefined) {
       throw blockError('EEXIST', `NBD server already has export named '${name}'`)
     }
-    const served = await NbdExport.create(this.#layer, node, {
+    return await NbdExport.create(this.#layer, node, {
       name,
       ...(options.description === undefined ? {} : { description: options.description }),
       writable,
@@ -137,28 +189,6 @@ export class BlockExports {
       allocationDepth: options['allocation-depth'] ?? false,
       multiConn: true,
     })
-    const one: BlockExport = {
-      id: options.id,
-      type: 'nbd',
-      shuttingDown: false,
-      served,
-      done: Promise.resolve(),
-    }
-    if (this.accountingBoundaries !== undefined) {
-      const accounting = new IoAccounting()
-      for (const kind of ['read', 'write', 'flush'] as const) {
-        accounting.setHistogram(kind, this.accountingBoundaries)
-      }
-      served.backend.accounting = accounting
-    }
-    try {
-      server.add(served)
-    } catch (error) {
-      await served.close()
-      throw error
-    }
-    this.#exports.set(one.id, one)
-    return one
   }
 
   /**
@@ -205,7 +235,7 @@ export class BlockExports {
     if (one.shuttingDown) {
       throw blockError('EBUSY', `Export '${id}' is already shutting down`)
     }
-    if (!hard && this.#server?.isInUse(one.served) === true) {
+    if (!hard && one.served instanceof NbdExport && this.#server?.isInUse(one.served) === true) {
       throw blockError('EBUSY', `export '${id}' still in use`, {
         hint: "Use mode='hard' to force client disconnect",
       })
@@ -216,7 +246,9 @@ export class BlockExports {
   async #remove(one: BlockExport): Promise<void> {
     one.shuttingDown = true
     try {
-      await this.#server?.remove(one.served.name, true)
+      if (one.served instanceof NbdExport) {
+        await this.#server?.remove(one.served.name, true)
+      }
       await one.served.close()
     } catch (error) {
       throw prefixed(error, '')

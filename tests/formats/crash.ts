@@ -17,7 +17,8 @@ import {
 import { Guest, readAll } from './guest.js'
 
 const seeds = Number(process.env.CRASH_SEEDS ?? 2)
-const maxStates = Number(process.env.CRASH_STATES ?? 150)
+const maxStates = ({ crashStates = 150 }: FormatUnderTest): number =>
+  Number(process.env.CRASH_STATES ?? crashStates)
 
 /**
  * A power cut at any write: the image opens, checks clean but for leaks, and every sector shows what
@@ -29,7 +30,7 @@ export function crashTests(under: FormatUnderTest): void {
       const { log, guest } = await record(under, seed)
       const random = seeded(seed + 1000)
       const total = log.length * 5
-      const keep = Math.min(1, maxStates / total)
+      const keep = Math.min(1, maxStates(under) / total)
       let tried = 0
       for (const state of log.states({ random, samples: 2 })) {
         if (random() >= keep) {
@@ -74,7 +75,7 @@ export function growCrashTests(under: FormatUnderTest & { grownSize: number }): 
     const lengths = new Set([old, node.length])
     await layer.unref(node)
     const random = seeded(77)
-    const keep = Math.min(1, Math.ceil(maxStates / 3) / ((log.length - flushed) * 5))
+    const keep = Math.min(1, Math.ceil(maxStates(under) / 3) / ((log.length - flushed) * 5))
     let tried = 0
     for (const state of log.states({ random, samples: 2 })) {
       if (state.issued <= flushed || random() >= keep) {

@@ -28,6 +28,8 @@ export interface FormatUnderTest {
   readonly grownSize?: number
   /** False: what says how long the image is stands at the end of the file only, and a crash may lose it. */
   readonly growsSafely?: boolean
+  /** States after a crash that are tried for each seed, unless `CRASH_STATES` says; default 150. */
+  readonly crashStates?: number
   /** Whether the driver checks images; default false. */
   readonly checks?: boolean
   /** An image that was not closed has to be repaired before it is written to again. */

@@ -82,6 +82,16 @@ export const nodeCiphers: HostCiphers = {
     return new Uint8Array(digest.digest())
   },
 
+  hasher: (hash) => {
+    const digest = crypto().createHash(hash)
+    return {
+      update: (piece) => {
+        digest.update(piece)
+      },
+      digest: () => new Uint8Array(digest.digest()),
+    }
+  },
+
   pbkdf2: (hash, password, salt, iterations, bytes) =>
     new Promise((resolve, reject) => {
       if (iterations > maxIterations) {

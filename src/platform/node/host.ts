@@ -58,6 +58,15 @@ export function createNodeHost(options: NodeHostOptions = {}): Host {
         return await openSftpFile(place, path, mode)
       },
     },
+    fuse: {
+      user: process.getuid?.() ?? 0,
+      group: process.getgid?.() ?? 0,
+      mount: async (path, mountOptions) => {
+        const { mountFuse } = await import('./fuse/mount.js')
+        return await mountFuse(path, mountOptions)
+      },
+    },
+    xml: { parse: async (document) => (await import('./xml.js')).nodeXml.parse(document) },
     sockets: lazySockets(options.io ?? 'auto'),
     pathStyle: process.platform === 'win32' ? 'win32' : 'posix',
     randomBytes,

@@ -41,10 +41,10 @@ function load(): Koffi | undefined {
 }
 
 /** A library of this system and what `bind` makes of it; undefined if it is not there or lacks a function. */
-export function systemLibrary<T>(name: string, bind: (library: Library) => T): T | undefined {
+export function systemLibrary<T>(name: string, bind: (library: Library, caller: Koffi) => T): T | undefined {
   try {
-    const library = koffi()?.load(name)
-    return library === undefined ? undefined : bind(library)
+    const caller = koffi()
+    return caller === undefined ? undefined : bind(caller.load(name), caller)
   } catch {
     return undefined
   }

@@ -58,12 +58,15 @@ class GraphPicture {
         this.#edge(backend, backend.root)
       }
     }
-    for (const job of jobs.jobs) {
-      if (job instanceof BlockJob) {
-        this.#node(job, 'block-job', job.id)
-        for (const edge of job.nodes) {
-          this.#edge(job, edge)
-        }
+    const blockJobs = jobs.jobs.filter((job) => job instanceof BlockJob)
+    for (const edge of blockJobs.flatMap((job) => job.devices)) {
+      this.#node(edge, 'block-backend', '')
+      this.#edge(edge, edge)
+    }
+    for (const job of blockJobs) {
+      this.#node(job, 'block-job', job.id)
+      for (const edge of job.nodes) {
+        this.#edge(job, edge)
       }
     }
     for (const node of nodes) {

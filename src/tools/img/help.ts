@@ -39,6 +39,9 @@ const usages: Readonly<Record<string, string>> = {
   measure:
     '[--output=ofmt] [-O output_fmt] [-o options] [--size N | [--object objectdef] [--image-opts] ' +
     '[-f fmt] [-l snapshot_param] filename]',
+  ova:
+    '(create [--name=name] [--cpus=count] [--memory=size] [-f fmt] package disk... | list package | verify package) ' +
+    '[--object objectdef] [--output=ofmt] [-p | --progress=json] [-q]',
   rebase:
     '[--object objectdef] [--image-opts] [-f fmt] [-t cache] [-T src_cache] [-p | --progress=json] [-q] ' +
     '[-u] [-c] -b backing_file [-F backing_fmt] [-U] filename',

@@ -18,6 +18,7 @@ const commands: Readonly<Record<string, () => Promise<ImgCommand>>> = {
   info: async () => (await import('./commands/info.js')).info,
   map: async () => (await import('./commands/map.js')).map,
   measure: async () => (await import('./commands/measure.js')).measure,
+  ova: async () => (await import('./commands/ova.js')).ova,
   rebase: async () => (await import('./commands/rebase.js')).rebase,
   resize: async () => (await import('./commands/resize.js')).resize,
   snapshot: async () => (await import('./commands/snapshot.js')).snapshot,

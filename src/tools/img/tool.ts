@@ -242,10 +242,11 @@ export class ImgTool {
   }
 }
 
-/** A plain name with the suffix of a compressed file, as the name of what the file holds. */
+/** A plain name with the suffix of a compressed file or a package, as the name of what the file holds. */
 function readThrough(name: string): string {
   const isCompressed = /\.(gz|xz|bz2|zst)$/i.test(name) && !/^[^/:]*:/.test(name)
-  return isCompressed ? `compressed:${name}` : name
+  const isPackage = /\.ova$/i.test(name) && !/^[^/:]*:/.test(name)
+  return isPackage ? `ova:${name}` : isCompressed ? `compressed:${name}` : name
 }
 
 /** The options that say how an image is named and opened. */

@@ -29,10 +29,9 @@ const status = (id: string, wanted: string): Step => ({
 const tries: Step[] = [
   call('query-jobs'),
   call('query-block-jobs'),
-  call('query-named-block-nodes', { flat: true }),
   ...nodes.map((node) => call('block_resize', { 'node-name': node, size: 2097152 })),
   ...nodes.map((node) =>
-    call('blockdev-mirror', { 'job-id': 'k', device: node, target: 'target', sync: 'zz' }),
+    call('blockdev-mirror', { 'job-id': 'k', device: node, target: node, sync: 'full' }),
   ),
   ...nodes.map((node) => call('block-stream', { 'job-id': 'k', device: node, 'base-node': 'zz' })),
   ...nodes.map((node) => call('block-commit', { 'job-id': 'k', device: node, 'base-node': node })),
@@ -61,7 +60,8 @@ const cases: Readonly<Record<string, readonly Step[]>> = {
   'stream of everything': [call('block-stream', { ...job, device: 'top' })],
   'stream in the middle': [call('block-stream', { ...job, device: 'mid', 'base-node': 'base' })],
   'cancelled stream': [
-    call('block-stream', { ...job, device: 'top', speed: 1, 'auto-finalize': false }),
+    call('block-stream', { ...job, device: 'top', 'auto-finalize': false }),
+    status('j', 'pending'),
     call('job-cancel', { id: 'j' }),
   ],
   'commit of images in the middle': [
@@ -69,8 +69,9 @@ const cases: Readonly<Record<string, readonly Step[]>> = {
   ],
   'cancelled commit': [
     call('block-commit', {
-      ...{ ...job, device: 'top', 'top-node': 'mid', 'base-node': 'low', 'auto-finalize': false, speed: 1 },
+      ...{ ...job, device: 'top', 'top-node': 'mid', 'base-node': 'low', 'auto-finalize': false },
     }),
+    status('j', 'pending'),
     call('job-cancel', { id: 'j' }),
   ],
   'commit of the active image': [
@@ -114,6 +115,8 @@ for (const [name, steps] of Object.entries(cases)) {
       ...open,
       ...steps,
       status('j', 'concluded'),
+      // QEMU 7.2 crashes over the filter that a stream leaves behind.
+      ...(name.includes('stream') ? [] : [call('query-named-block-nodes', { flat: true })]),
       ...tries,
       ...after,
     ])

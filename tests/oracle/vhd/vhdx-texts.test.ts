@@ -65,7 +65,6 @@ const damages: TextCase[] = [
 ].map(([line, prepare]) => ({ line, prepare }) as TextCase)
 
 const lines = [
-  'create -f vhdx -o help',
   'create -f vhdx new 20M',
   'create -f vhdx new 1000',
   'create -f vhdx new',
@@ -88,13 +87,11 @@ const lines = [
   'check d.vhdx',
   'check --output=json d.vhdx',
   'check -r all d.vhdx',
-  'resize d.vhdx 40M',
   'amend -o size=1 d.vhdx',
   'measure -O vhdx d.vhdx',
   'convert -c -O vhdx d.vhdx new',
   'convert -O vhdx d.vhdx new',
   'convert -O raw d.vhdx new',
-  'create -f vhdx -b d.vhdx -F vhdx new',
   'snapshot -c x d.vhdx',
   'commit d.vhdx',
 ].map((line) => ({ line }))

@@ -8,17 +8,47 @@ const unit = 2 ** 32
 
 /** The block table in memory as it stands in the file, 8 bytes an entry: state in three bits, place in MiB from bit 20 on. */
 export class Bat {
-  /** Whole log sectors. */
-  readonly bytes: Uint8Array
-  readonly entries: number
-  /** Place in the file, bytes. */
-  readonly offset: number
+  #bytes: Uint8Array
+  #entries: number
+  #offset: number
   readonly #dirty = new Set<number>()
 
   constructor(bytes: Uint8Array, entries: number, offset: number) {
-    this.bytes = bytes
-    this.entries = entries
-    this.offset = offset
+    this.#bytes = bytes
+    this.#entries = entries
+    this.#offset = offset
+  }
+
+  /** Whole log sectors. */
+  get bytes(): Uint8Array {
+    return this.#bytes
+  }
+
+  get entries(): number {
+    return this.#entries
+  }
+
+  /** Place in the file, bytes. */
+  get offset(): number {
+    return this.#offset
+  }
+
+  /** More entries in the same place; who calls sets them. @param bytes whole log sectors */
+  extend(entries: number, bytes: number): void {
+    if (bytes > this.#bytes.length) {
+      const longer = new Uint8Array(bytes)
+      longer.set(this.#bytes)
+      this.#bytes = longer
+    }
+    this.#entries = entries
+  }
+
+  /** Another table takes this one's place, which is in the file already. */
+  replace(bytes: Uint8Array, entries: number, offset: number): void {
+    this.#bytes = bytes
+    this.#entries = entries
+    this.#offset = offset
+    this.#dirty.clear()
   }
 
   get isDirty(): boolean {

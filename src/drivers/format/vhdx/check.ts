@@ -1,5 +1,5 @@
 import type { Bat } from './bat.js'
-import { BlockState } from './layout.js'
+import { BlockState, mebibyte } from './layout.js'
 import { type DiskParameters, overlaps, overlapText, type Region } from './metadata.js'
 
 /**
@@ -16,16 +16,20 @@ export function checkTable(
   const lines: string[] = []
   const chunk = disk.ratio + 1
   for (let index = 0; index < bat.entries; index++) {
-    if (index % chunk === disk.ratio || bat.state(index) !== BlockState.fullyPresent) {
+    const state = bat.state(index)
+    const isBitmap = index % chunk === disk.ratio
+    const isThere = state === BlockState.fullyPresent
+    if (isBitmap ? !isThere || disk.parent === undefined : !isThere && !isPart(state, disk)) {
       continue
     }
     const offset = bat.place(index)
     const block = index - Math.floor(index / chunk)
-    const length = Math.min(disk.blockBytes, disk.diskBytes - block * disk.blockBytes)
+    const whole = isBitmap ? mebibyte : disk.blockBytes
+    const length = isBitmap ? whole : Math.max(0, Math.min(whole, disk.diskBytes - block * whole))
     const end = offset + length
-    const region = regions.find((one) => overlaps(one, { offset, length: disk.blockBytes }))
+    const region = regions.find((one) => overlaps(one, { offset, length: whole }))
     if (region !== undefined) {
-      lines.push(overlapText({ offset, length: disk.blockBytes }, region))
+      lines.push(overlapText({ offset, length: whole }, region))
     } else if (offset >= fileBytes) {
       lines.push(
         `VHDX BAT entry ${index} start offset ${offset} points after end of file (${fileBytes}). ` +
@@ -42,4 +46,9 @@ export function checkTable(
     }
   }
   return lines
+}
+
+/** Whether the block is there in part, which makes sense with a parent only. */
+function isPart(state: number, { parent }: DiskParameters): boolean {
+  return state === BlockState.partiallyPresent && parent !== undefined
 }

@@ -1,6 +1,11 @@
 import { alignUp, isPowerOfTwo, writeU16LE, writeU32LE, writeU64LE } from '../../../bytes/index.js'
 import { blockError } from '../../../errors/index.js'
-import { type BlockNode, type CreateContext, truncateNode } from '../../../graph/index.js'
+import {
+  type BlockNode,
+  type CreateContext,
+  fullBackingFilename,
+  truncateNode,
+} from '../../../graph/index.js'
 import type { OptionsOf } from '../../../options/index.js'
 import { Bat } from './bat.js'
 import { crc32c } from './crc32c.js'
@@ -19,12 +24,20 @@ import {
   tableEntries,
 } from './layout.js'
 import type { vhdxCreateOptions } from './options.js'
+import { locatorOf, type ParentRecord, readParent } from './parent.js'
+import { makeLocator } from './parent-locator.js'
 
-const sectorBytes = 512
 /** Room between the table and the first block, metadata included. */
 const spareBytes = 5 * mebibyte
 
+/** Blocks of new differencing disks, unless the table would get too long: bytes, entries. */
+const differencingBlockBytes = 2 * mebibyte
+const longTable = 1 << 20
+
 interface Plan {
+  /** Logical and physical sectors, those of the parent if there is one. Bytes. */
+  readonly sectorBytes: number
+  readonly parent: ParentRecord | undefined
   readonly diskBytes: number
   readonly blockBytes: number
   readonly logBytes: number
@@ -38,10 +51,15 @@ interface Plan {
  * @throws BlockError with QEMU's text
  */
 export async function create(context: CreateContext): Promise<void> {
-  const plan = checkOptions(context.options)
-  const { diskBytes, blockBytes, logBytes, fixed } = plan
+  const plan = checkOptions(context.options, await parentOf(context))
+  const { diskBytes, blockBytes, logBytes, fixed, sectorBytes, parent } = plan
   const file = await context.createFile(0)
-  const entries = tableEntries(diskBytes, blockBytes, chunkRatio(blockBytes, sectorBytes))
+  const entries = tableEntries(
+    diskBytes,
+    blockBytes,
+    chunkRatio(blockBytes, sectorBytes),
+    parent !== undefined,
+  )
   const batOffset = headerSectionBytes + logBytes
   const batBytes = Math.max(mebibyte, alignUp(entries * 8, mebibyte))
   const metadataOffset = batOffset + batBytes
@@ -55,8 +73,10 @@ export async function create(context: CreateContext): Promise<void> {
   for (const offset of regionOffsets) {
     await write(file, offset, regions)
   }
-  await write(file, metadataOffset, metadataTable())
+  const locator = parent === undefined ? new Uint8Array(0) : makeLocator(locatorOf(parent))
+  await write(file, metadataOffset, metadataTable(locator.length))
   await write(file, metadataOffset + tableBytes, metadataItems(plan, context.host.randomBytes(16)))
+  await write(file, metadataOffset + locatorOffset, locator)
   const first = context.host.randomBytes(4)
   const header = {
     sequence: ((first[0] ?? 0) << 16) | ((first[1] ?? 0) << 8) | (first[2] ?? 0),
@@ -72,18 +92,38 @@ export async function create(context: CreateContext): Promise<void> {
   await write(file, headerOffsets[1], serializeHeader({ ...header, sequence: header.sequence + 1 }))
 }
 
-function checkOptions(options: CreateContext['options']): Plan {
+async function parentOf({
+  layer,
+  host,
+  filename,
+  options,
+}: CreateContext): Promise<ParentRecord | undefined> {
+  const { backing_file: backing, backing_fmt: format }: OptionsOf<typeof vhdxCreateOptions> = options
+  if (backing === undefined) {
+    return undefined
+  }
+  return await readParent(layer, fullBackingFilename(filename, backing, host.pathStyle), backing, format)
+}
+
+function checkOptions(options: CreateContext['options'], parent: ParentRecord | undefined): Plan {
   const {
     size = 0,
     log_size = mebibyte,
     block_size = 0,
     subformat = 'dynamic',
-    block_state_zero = true,
+    block_state_zero = parent === undefined,
   }: OptionsOf<typeof vhdxCreateOptions> = options
   const refuse = (message: string): Error => blockError('EINVAL', message)
   if (subformat !== 'dynamic' && subformat !== 'fixed') {
     throw refuse(`Parameter 'subformat' does not accept value '${subformat}'`)
   }
+  if (parent !== undefined && subformat === 'fixed') {
+    throw blockError('ENOTSUP', "Fixed image can't have backing file")
+  }
+  if (parent !== undefined && block_state_zero) {
+    throw refuse("Blocks of type 'ZERO' would hide the backing file")
+  }
+  const sectorBytes = parent?.sectorBytes ?? 512
   const diskBytes = alignUp(size, sectorBytes)
   if (diskBytes > maxDiskBytes) {
     throw refuse('Image size too large; max of 64TB')
@@ -96,14 +136,31 @@ function checkOptions(options: CreateContext['options']): Plan {
     throw refuse('Log size must be a multiple of 1 MB')
   }
   const blockBytes =
-    block_size === 0 ? blockBytesFor(diskBytes) : Math.min(alignUp(block_size, mebibyte), maxBlockBytes)
+    block_size === 0
+      ? blockBytesFor(diskBytes, parent !== undefined)
+      : Math.min(alignUp(block_size, mebibyte), maxBlockBytes)
   if (!isPowerOfTwo(blockBytes)) {
     throw refuse('Block size must be a power of two')
   }
-  return { diskBytes, blockBytes, logBytes, fixed: subformat === 'fixed', zeroState: block_state_zero }
+  return {
+    diskBytes,
+    blockBytes,
+    logBytes,
+    sectorBytes,
+    parent,
+    fixed: subformat === 'fixed',
+    zeroState: block_state_zero,
+  }
 }
 
-function blockBytesFor(diskBytes: number): number {
+function blockBytesFor(diskBytes: number, differencing: boolean): number {
+  if (differencing) {
+    let bytes = differencingBlockBytes
+    while (diskBytes / bytes > longTable) {
+      bytes *= 2
+    }
+    return bytes
+  }
   if (diskBytes > 32 * 2 ** 40) {
     return 64 * mebibyte
   }
@@ -123,7 +180,7 @@ async function writeTable(
   batOffset: number,
   dataOffset: number,
 ): Promise<void> {
-  const { fixed, zeroState, blockBytes } = plan
+  const { fixed, zeroState, blockBytes, sectorBytes } = plan
   if (!fixed && !zeroState) {
     return
   }
@@ -180,7 +237,11 @@ const items = [
   [Guid.physicalSector, 4, 6],
 ] as const
 
-function metadataTable(): Uint8Array {
+/** Place of the locator in the region: sectors of its own. */
+const locatorOffset = tableBytes + 4096
+
+/** @param locatorBytes 0: no parent */
+function metadataTable(locatorBytes: number): Uint8Array {
   const bytes = new Uint8Array(tableBytes)
   bytes.set(new TextEncoder().encode('metadata'))
   writeU16LE(bytes, 10, items.length)
@@ -193,14 +254,23 @@ function metadataTable(): Uint8Array {
     writeU32LE(bytes, at + 24, flags)
     offset += length
   })
+  if (locatorBytes !== 0) {
+    const at = 32 + items.length * 32
+    bytes.set(Guid.parentLocator, at)
+    writeU32LE(bytes, at + 16, locatorOffset)
+    writeU32LE(bytes, at + 20, locatorBytes)
+    writeU32LE(bytes, at + 24, 4)
+    writeU16LE(bytes, 10, items.length + 1)
+  }
   return bytes
 }
 
-function metadataItems({ blockBytes, diskBytes, fixed }: Plan, page83: Uint8Array): Uint8Array {
+function metadataItems(plan: Plan, page83: Uint8Array): Uint8Array {
+  const { blockBytes, diskBytes, fixed, sectorBytes, parent } = plan
   const bytes = new Uint8Array(40)
   writeU32LE(bytes, 0, blockBytes)
-  // Bit 0: blocks stay allocated.
-  writeU32LE(bytes, 4, fixed ? 1 : 0)
+  // Bit 0: blocks stay allocated; bit 1: there is a parent.
+  writeU32LE(bytes, 4, (fixed ? 1 : 0) | (parent === undefined ? 0 : 2))
   writeU64LE(bytes, 8, diskBytes)
   bytes.set(page83, 16)
   writeU32LE(bytes, 32, sectorBytes)

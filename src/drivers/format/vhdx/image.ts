@@ -6,43 +6,123 @@ import {
   type DriverInfo,
   type DriverState,
   nothingToReopen,
+  type ReopenContext,
   type ReopenPlan,
+  skipFilters,
+  type TruncateOptions,
 } from '../../../graph/index.js'
 import type { BlockLimits, FlushPath, MapPath } from '../../../io/index.js'
 import type { Wait } from '../../../sched/index.js'
 import type { Bat } from './bat.js'
+import type { SectorBitmaps } from './bitmaps.js'
+import { type ChangeContext, changeParent, dropParent, emptyDisk, writeLocator } from './change-parent.js'
+import type { DiskChanges, Overlay } from './changes.js'
 import { checkTable } from './check.js'
-import { type DiskParameters, isPresent, type Region } from './metadata.js'
-import type { VhdxPath } from './path.js'
+import { DifferencingPath } from './differencing-path.js'
+import type { Headers } from './headers.js'
+import { type DiskParameters, isPresent, type Regions } from './metadata.js'
+import { checkParent } from './parent.js'
+import { guidText, LocatorKey } from './parent-locator.js'
+import { VhdxPath } from './path.js'
+import { mustReplay } from './replay-refusal.js'
+import { growDisk } from './resize.js'
 
 export interface VhdxParts {
   readonly node: BlockNode
   readonly file: BlockChild
   readonly bat: Bat
   readonly disk: DiskParameters
-  readonly path: VhdxPath
+  readonly headers: Headers
+  readonly changes: DiskChanges
+  /** Of a differencing disk. */
+  readonly bitmaps: SectorBitmaps | undefined
   /** What blocks must not overlap: log, table, metadata. */
-  readonly regions: readonly Region[]
+  readonly regions: Regions
+  /** Name of the parent of a differencing disk. */
+  readonly parent: string | undefined
   /** The log was replayed when the disk was opened. */
   readonly replayed: boolean
+  /** The log was replayed in memory only: the file must not be written to. */
+  readonly isReplayedInMemory: boolean
 }
 
 /** An open VHDX. */
-export class VhdxImage implements DriverState {
-  readonly length: number
+export class VhdxImage implements DriverState, Overlay {
+  length: number
   readonly map: MapPath
   readonly flushPath: FlushPath
   readonly clusterSize: number
+  backingFile: string | undefined
+  backingFormat: string | undefined
+  // Of differencing disks alone:
+  readonly checkBacking?: (backing: BlockNode) => void
+  readonly changeBacking?: (filename: string | undefined, format: string | undefined) => Promise<void>
+  readonly makeEmpty?: () => Promise<void>
+  readonly parentChanges?: (dataWriteGuid: Uint8Array) => Promise<void>
   readonly #parts: VhdxParts
+  /** The pairs of the parent locator. */
+  #locator: ReadonlyMap<string, string> | undefined
   #replayed: boolean
 
   constructor(parts: VhdxParts) {
     this.#parts = parts
     this.#replayed = parts.replayed
     this.length = parts.disk.diskBytes
-    this.map = parts.path
-    this.flushPath = parts.path
     this.clusterSize = parts.disk.blockBytes
+    const { node, bitmaps, disk } = parts
+    const context = { ...parts, owner: node }
+    if (bitmaps === undefined) {
+      const path = new VhdxPath(context)
+      this.map = path
+      this.flushPath = path
+      return
+    }
+    const path = new DifferencingPath({ ...context, bitmaps })
+    this.map = path
+    this.flushPath = path
+    this.#locator = disk.parent
+    this.backingFile = parts.parent
+    this.backingFormat = parts.parent === undefined ? undefined : 'vhdx'
+    const change: ChangeContext = { ...parts, bitmaps, path }
+    const { mutex } = parts.changes
+    this.checkBacking = (backing) => checkParent(this.#locator ?? new Map(), backing)
+    this.makeEmpty = () => mutex.run(() => emptyDisk(change))
+    this.changeBacking = (filename, format) =>
+      mutex.run(async () => {
+        if (filename === undefined) {
+          await dropParent(change)
+          this.#locator = undefined
+        } else {
+          this.#locator = await changeParent(change, filename, format)
+        }
+        this.backingFile = filename
+        this.backingFormat = filename === undefined ? undefined : 'vhdx'
+      })
+    this.parentChanges = (guid) => mutex.run(() => this.#expect(change, guid))
+  }
+
+  /** The parent gets another identifier because we write to it: from now on both are right. */
+  async #expect(change: ChangeContext, guid: Uint8Array): Promise<void> {
+    const { node } = this.#parts
+    const backing = skipFilters(node.backing)?.state
+    if (node.readOnly || this.#locator === undefined || !(backing instanceof VhdxImage)) {
+      return
+    }
+    const pairs = new Map(this.#locator)
+    pairs.set(LocatorKey.linkage, guidText(backing.dataWriteGuid))
+    pairs.set(LocatorKey.nextLinkage, guidText(guid))
+    await writeLocator(change, pairs)
+    this.#locator = pairs
+  }
+
+  /** Identifier of the contents: another one after every session that wrote to them. */
+  get dataWriteGuid(): Uint8Array {
+    return this.#parts.headers.current.dataWriteGuid
+  }
+
+  /** Logical sector, bytes. */
+  get sectorBytes(): number {
+    return this.#parts.disk.sectorBytes
   }
 
   /** Whether a new disk reads as zeroes: not where it has blocks already. */
@@ -55,17 +135,35 @@ export class VhdxImage implements DriverState {
     limits.requestAlignment = Math.max(limits.requestAlignment, this.#parts.disk.sectorBytes)
   }
 
+  /** Grows the disk; QEMU cannot. @throws BlockError ENOTSUP for a shorter length */
+  async truncate(length: number, how: TruncateOptions): Promise<void> {
+    await growDisk(this.#parts, length, how)
+    this.length = this.#parts.disk.diskBytes
+  }
+
   info(): DriverInfo {
     return { clusterSize: this.clusterSize }
   }
 
-  prepareReopen(): ReopenPlan {
+  /**
+   * A disk that is not written to any more needs no replay.
+   *
+   * @throws BlockError EPERM if the log was replayed in memory only and the disk is to be written to
+   */
+  async prepareReopen({ readOnly }: ReopenContext): Promise<ReopenPlan> {
+    const { node, changes, isReplayedInMemory } = this.#parts
+    if (!readOnly && isReplayedInMemory) {
+      throw mustReplay(node.filename)
+    }
+    if (readOnly && !node.readOnly) {
+      await changes.close()
+    }
     return nothingToReopen
   }
 
   async check(_fix: CheckFix): Promise<CheckResult> {
     const { bat, disk, regions, file } = this.#parts
-    const messages = checkTable(bat, disk, regions, file.node.length, false)
+    const messages = checkTable(bat, disk, regions.all, file.node.length, false)
     const corruptionsFixed = this.#replayed ? 1 : 0
     this.#replayed = false
     return {
@@ -85,6 +183,6 @@ export class VhdxImage implements DriverState {
   }
 
   close(): Wait {
-    return this.#parts.node.readOnly ? undefined : this.#parts.path.close()
+    return this.#parts.node.readOnly ? undefined : this.#parts.changes.close()
   }
 }

@@ -62,9 +62,20 @@ export function isZeroGuid(guid: Uint8Array): boolean {
   return guid.every((byte) => byte === 0)
 }
 
-/** Entries of the block table for a disk without parent: a bitmap entry follows every `ratio` blocks. */
-export function tableEntries(diskBytes: number, blockBytes: number, ratio: number): number {
+/**
+ * Entries of the block table: a bitmap entry follows every `ratio` blocks, and if the disk has a parent
+ * also the last ones.
+ */
+export function tableEntries(
+  diskBytes: number,
+  blockBytes: number,
+  ratio: number,
+  hasParent = false,
+): number {
   const blocks = Math.ceil(diskBytes / blockBytes)
+  if (hasParent) {
+    return Math.ceil(blocks / ratio) * (ratio + 1)
+  }
   return blocks === 0 ? 0 : blocks + Math.floor((blocks - 1) / ratio)
 }
 

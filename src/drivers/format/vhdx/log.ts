@@ -65,7 +65,8 @@ export async function replay(
     }
   }
   await node.flush()
-  await headers.update({ logGuid: new Uint8Array(16), dataWriteGuid: headers.newGuid() })
+  // The contents are what they were: who knows the disk by them still does.
+  await headers.update({ logGuid: new Uint8Array(16) })
 }
 
 /**

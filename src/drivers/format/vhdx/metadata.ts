@@ -2,6 +2,7 @@ import { readU16LE, readU32LE, readU64LE } from '../../../bytes/index.js'
 import { type BlockError, blockError } from '../../../errors/index.js'
 import { crc32c } from './crc32c.js'
 import { BlockState, chunkRatio, Guid, maxBlockBytes, mebibyte, sameBytes, tableBytes } from './layout.js'
+import { maxLocatorBytes, parseLocator } from './parent-locator.js'
 
 export interface Region {
   /** Bytes. */
@@ -10,18 +11,27 @@ export interface Region {
 }
 
 export interface Regions {
-  readonly bat: Region
+  /** Another one after the table has outgrown it. */
+  bat: Region
   readonly metadata: Region
   /** All of them and the log, last first. */
-  readonly all: readonly Region[]
+  readonly all: Region[]
 }
 
 export interface DiskParameters {
   readonly blockBytes: number
   readonly sectorBytes: number
-  readonly diskBytes: number
+  /** Another one after a resize. */
+  diskBytes: number
   /** Payload blocks per bitmap block. */
   readonly ratio: number
+  /** Blocks stay allocated: a fixed disk. */
+  readonly leaveAllocated: boolean
+  readonly physicalSectorBytes: number
+  /** Identifier of the disk. */
+  readonly diskId: Uint8Array
+  /** Where the parent of a differencing disk is and who. */
+  readonly parent: ReadonlyMap<string, string> | undefined
 }
 
 const maxRegions = 2047
@@ -111,6 +121,7 @@ export async function parseMetadata(
     throw invalid()
   }
   const found = new Map<(typeof items)[number], number>()
+  let locatorBytes = 0
   for (let i = 0; i < count; i++) {
     const at = 32 + i * 32
     const name = items.find((one) => sameBytes(table.subarray(at, at + 16), Guid[one]))
@@ -119,17 +130,23 @@ export async function parseMetadata(
         throw invalid()
       }
       found.set(name, readU32LE(table, at + 16))
+      if (name === 'parentLocator') {
+        locatorBytes = readU32LE(table, at + 20)
+      }
     } else if ((readU32LE(table, at + 24) & requiredItem) !== 0) {
       throw unsupported()
     }
   }
-  if (found.size !== 5 || found.has('parentLocator')) {
+  const hasLocator = found.has('parentLocator')
+  if (found.size !== (hasLocator ? 6 : 5)) {
     throw unsupported()
   }
   const at = (name: (typeof items)[number]): number => found.get(name) ?? 0
   const parameters = await item(at('fileParameters'), 8)
-  if ((readU32LE(parameters, 4) & hasParent) !== 0) {
-    throw invalid()
+  const flags = readU32LE(parameters, 4)
+  const isDifferencing = (flags & hasParent) !== 0
+  if (isDifferencing !== hasLocator) {
+    throw isDifferencing ? invalid() : unsupported()
   }
   const blockBytes = readU32LE(parameters, 0)
   const diskBytes = readU64LE(await item(at('virtualSize'), 8), 0)
@@ -141,10 +158,29 @@ export async function parseMetadata(
   if (sectorBytes !== 512 && sectorBytes !== 4096) {
     throw unsupported()
   }
-  return { blockBytes, sectorBytes, diskBytes, ratio: chunkRatio(blockBytes, sectorBytes) }
+  let parent: Map<string, string> | undefined
+  if (isDifferencing) {
+    if (locatorBytes < 20 || locatorBytes > maxLocatorBytes) {
+      throw invalid()
+    }
+    parent = parseLocator(await item(at('parentLocator'), locatorBytes))
+    if (parent === undefined) {
+      throw invalid()
+    }
+  }
+  return {
+    blockBytes,
+    sectorBytes,
+    diskBytes,
+    ratio: chunkRatio(blockBytes, sectorBytes),
+    leaveAllocated: (flags & 1) !== 0,
+    physicalSectorBytes: readU32LE(await item(at('physicalSector'), 4), 0),
+    diskId: await item(at('page83'), 16),
+    parent,
+  }
 }
 
 /** Whether a block in this state has a place in the file. */
 export function isPresent(state: number): boolean {
-  return state === BlockState.fullyPresent
+  return state === BlockState.fullyPresent || state === BlockState.partiallyPresent
 }

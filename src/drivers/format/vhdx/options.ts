@@ -2,6 +2,8 @@ import { defineOptions } from '../../../options/index.js'
 
 export const vhdxCreateOptions = defineOptions({
   size: { type: 'size', help: 'Virtual disk size; max of 64TB.' },
+  backing_file: { type: 'string', help: 'File name of the parent, which makes a differencing disk' },
+  backing_fmt: { type: 'string', help: "Must be 'vhdx' if present" },
   log_size: { type: 'size', default: 1048576, help: 'Log size; min 1MB.' },
   block_size: {
     type: 'size',

@@ -1,20 +1,18 @@
 import { ioError } from '../../../errors/index.js'
-import { type BlockChild, hasZeroInit, truncateNode } from '../../../graph/index.js'
+import type { BlockChild } from '../../../graph/index.js'
 import type { ExtentSink, FlushPath, IoNode, MapPath, RangeResult, WritePlan } from '../../../io/index.js'
-import { Mutex, type Wait } from '../../../sched/index.js'
+import type { Wait } from '../../../sched/index.js'
 import type { Bat } from './bat.js'
-import type { Headers } from './headers.js'
+import type { DiskChanges } from './changes.js'
 import { BlockState, mebibyte } from './layout.js'
-import type { Log } from './log.js'
 import type { DiskParameters } from './metadata.js'
 
 export interface PathContext {
   readonly owner: IoNode
   readonly file: BlockChild
-  readonly headers: Headers
-  readonly log: Log
   readonly bat: Bat
   readonly disk: DiskParameters
+  readonly changes: DiskChanges
 }
 
 interface Allocation {
@@ -28,10 +26,6 @@ interface Allocation {
  */
 export class VhdxPath implements MapPath, FlushPath {
   readonly #context: PathContext
-  readonly #mutex = new Mutex()
-  readonly #spare: number[] = []
-  /** The headers say that the disk has changed. */
-  #announced = false
 
   constructor(context: PathContext) {
     this.#context = context
@@ -74,8 +68,8 @@ export class VhdxPath implements MapPath, FlushPath {
   }
 
   resolveWrite(offset: number, bytes: number, _flags: number, plan: WritePlan): Wait {
-    const { bat, disk, file } = this.#context
-    if (!this.#announced) {
+    const { bat, disk, file, changes } = this.#context
+    if (!changes.isAnnounced) {
       return this.#announce(offset, bytes, plan)
     }
     const block = Math.floor(offset / disk.blockBytes)
@@ -98,34 +92,10 @@ export class VhdxPath implements MapPath, FlushPath {
   }
 
   async #allocate(entry: number, inside: number, count: number, plan: WritePlan): Promise<void> {
-    const { owner, file, disk } = this.#context
-    const lock = plan.lock
-    const spare = this.#spare.pop()
-    let place: number
-    try {
-      place = spare ?? (await this.#mutex.run(() => this.#grow()))
-    } catch (error) {
-      if (lock !== undefined) {
-        owner.allocations.release(lock)
-        plan.lock = undefined
-      }
-      throw error
-    }
-    const isZero = spare === undefined && hasZeroInit(file.node)
+    const { file, disk } = this.#context
+    const { place, isZero } = await takeReserved(this.#context, plan)
     const token: Allocation = { entry, place }
     plan.allocate(count, file.node, place + inside, inside, disk.blockBytes - inside - count, isZero, token)
-  }
-
-  /** Makes the file one block longer; returns where the block is. */
-  async #grow(): Promise<number> {
-    const { file, disk } = this.#context
-    const place = Math.ceil(file.node.length / mebibyte) * mebibyte
-    await truncateNode(file.node, place + disk.blockBytes, {
-      exact: false,
-      preallocation: 'off',
-      zero: false,
-    })
-    return place
   }
 
   commitWrite(plan: WritePlan): Wait {
@@ -135,7 +105,7 @@ export class VhdxPath implements MapPath, FlushPath {
   }
 
   abortWrite(plan: WritePlan): Wait {
-    this.#spare.push((plan.token as Allocation).place)
+    this.#context.changes.giveBack((plan.token as Allocation).place)
     return undefined
   }
 
@@ -149,36 +119,30 @@ export class VhdxPath implements MapPath, FlushPath {
     return undefined
   }
 
-  /** Before the first change the headers get new identifiers: other files know the disk by them. */
   async #announce(offset: number, bytes: number, plan: WritePlan): Promise<void> {
-    const { headers } = this.#context
-    await this.#mutex.run(async () => {
-      if (!this.#announced) {
-        await headers.update({ dataWriteGuid: headers.newGuid() })
-        this.#announced = true
-      }
-    })
+    await this.#context.changes.announce()
     await this.resolveWrite(offset, bytes, 0, plan)
   }
 
   flushToOs(): Wait {
-    return this.#context.bat.isDirty ? this.#mutex.run(() => this.#writeBack()) : undefined
+    const { changes } = this.#context
+    return changes.isDirty ? changes.mutex.run(() => changes.writeBack()) : undefined
   }
+}
 
-  async #writeBack(): Promise<void> {
-    const { bat, log } = this.#context
-    const changes = bat.takeChanges()
-    try {
-      await log.write(changes)
-    } catch (error) {
-      bat.restore(changes)
-      throw error
+/** Room for the block that `plan` has reserved; the reservation ends if there is none. */
+export async function takeReserved(
+  { changes, disk, owner }: PathContext,
+  plan: WritePlan,
+): Promise<{ readonly place: number; readonly isZero: boolean }> {
+  const { lock } = plan
+  try {
+    return await changes.takeBlock(disk.blockBytes)
+  } catch (error) {
+    if (lock !== undefined) {
+      owner.allocations.release(lock)
+      plan.lock = undefined
     }
-  }
-
-  /** Leaves a file that needs no replay. */
-  async close(): Promise<void> {
-    await this.flushToOs()
-    await this.#mutex.run(() => this.#context.log.clear())
+    throw error
   }
 }
