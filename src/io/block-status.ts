@@ -139,7 +139,11 @@ export function nodeStatus(
   const sink = new FirstExtent(out)
   let wait: Wait
   if (node.map !== undefined) {
-    wait = node.map.resolveRead(start, span, sink)
+    try {
+      wait = node.map.resolveRead(start, span, sink)
+    } catch (error) {
+      throwUnlessFound(error, out, offset - start)
+    }
   } else if (node.direct !== undefined) {
     if (node.direct.status !== undefined) {
       wait = node.direct.status(start, span, want, sink)
@@ -159,6 +163,13 @@ export function nodeStatus(
   return finish(node, sink, offset - start, inside, want, out)
 }
 
+/** An error behind what was found concerns who asks there. */
+function throwUnlessFound(error: unknown, { bytes }: BlockStatus, skip: number): void {
+  if (bytes <= skip) {
+    throw error
+  }
+}
+
 async function finishLater(
   node: IoNode,
   wait: Promise<void>,
@@ -168,7 +179,11 @@ async function finishLater(
   want: 'zero' | 'allocation',
   out: BlockStatus,
 ): Promise<void> {
-  await wait
+  try {
+    await wait
+  } catch (error) {
+    throwUnlessFound(error, out, skip)
+  }
   const more = finish(node, sink, skip, inside, want, out)
   if (more !== undefined) {
     await more

@@ -12,6 +12,13 @@ function damaged(...places: readonly (readonly [offset: number, hex: string])[])
     })
 }
 
+/** One bit of a compatible feature. */
+function damageOf(folder: string, name: string, at: number): void {
+  change(path.join(folder, name), (bytes) => {
+    bytes[at] = 1
+  })
+}
+
 const info = 'info -f qed q.qed'
 /** Of `q.qed`: the first-level table, and the second-level table that QEMU makes behind the first cluster of data. */
 const l1 = 65536
@@ -51,6 +58,11 @@ const damages: TextCase[] = (
     [info, damaged([16, '01'], [56, '4000000000040000'])],
     [info, damaged([16, '01'], [56, '40000000ff030000'], [64, '61']) as (folder: string) => void],
     [info, damaged([16, '05'], [56, '4000000006000000'], [64, '622e71636f77'])],
+    ['rebase -u -b r.qed -F qed q.qed', damaged([24, '01'])],
+    ['rebase -u -b r.qed -F qed b.qed', (folder: string) => damageOf(folder, 'b.qed', 31)],
+    ["rebase -u -b '' b.qed", (folder: string) => damageOf(folder, 'b.qed', 24)],
+    ['resize q.qed 64M', damaged([24, '01'])],
+    ['check -r all q.qed', damaged([24, '01'])],
     // Not closed.
     ['check q.qed', damaged([16, '02'])],
     ['check -r leaks q.qed', damaged([16, '02'])],

@@ -61,11 +61,12 @@ class Check {
     if (result.checkErrors === 0) {
       const clusters = tables.end / clusterSize - header.headerEnd / clusterSize
       result.leaks = Math.max(0, clusters - this.#usedClusters)
-      if (this.#fix && result.corruptions === 0 && header.needsCheck) {
-        await file.node.flush()
-        header.needsCheck = false
-        await tables.writeHeader()
-        await file.node.flush()
+      if (this.#fix) {
+        tables.checked()
+        if (result.corruptions === 0 && header.needsCheck) {
+          await tables.unmark()
+          await file.node.flush()
+        }
       }
     }
     return result
@@ -137,7 +138,8 @@ class Check {
           continue
         }
         result.allocatedClusters++
-        if (last !== 0 && last + clusterSize !== cluster) {
+        // Numbers that are no places at all are infinite.
+        if (last !== 0 && (last + clusterSize !== cluster || cluster === Number.POSITIVE_INFINITY)) {
           result.fragmentedClusters++
         }
         last = cluster

@@ -22,6 +22,7 @@ const at = {
   tableSize: 8,
   headerSize: 12,
   features: 16,
+  compatible: 24,
   autoclear: 32,
   l1Offset: 40,
   size: 48,
@@ -68,6 +69,11 @@ export class QedHeader {
 
   set features(value: number) {
     writeU32LE(this.bytes, at.features, value)
+  }
+
+  /** Bits that those who do not know them may ignore, as long as they add nothing to the header. */
+  get hasUnknownCompatible(): boolean {
+    return this.bytes.subarray(at.compatible, at.compatible + 8).some((byte) => byte !== 0)
   }
 
   /** Bits that a program that does not know them clears before it writes. */

@@ -96,8 +96,16 @@ export class QedImage implements DriverState {
    * that no name can be cut off, and are durable when this is done.
    */
   async changeBacking(filename: string | undefined, format: string | undefined): Promise<void> {
+    await this.#tables.mutex.run(() => this.#changeBacking(filename, format))
+  }
+
+  async #changeBacking(filename: string | undefined, format: string | undefined): Promise<void> {
     const { header, file } = this.#tables
     const name = filename === undefined || filename === '' ? undefined : new TextEncoder().encode(filename)
+    if (name !== undefined && header.hasUnknownCompatible) {
+      // Who knows what stands behind the fields.
+      throw errnoError('ENOTSUP', 'Unknown compatible features')
+    }
     const room = Math.min(header.headerEnd, this.#tables.l1.offset) - headerBytes
     if (name !== undefined && (name.length > maxBackingNameBytes || name.length > room)) {
       throw errnoError('ENOSPC', 'Backing file name does not fit into the header')

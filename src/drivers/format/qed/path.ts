@@ -1,8 +1,8 @@
 import { ioError } from '../../../errors/index.js'
 import type { CachedTable } from '../../../formatkit/index.js'
+import type { BlockNode } from '../../../graph/index.js'
 import {
   type ExtentSink,
-  type IoNode,
   type MapPath,
   type RangeResult,
   ReqFlags,
@@ -36,10 +36,10 @@ function setEntry(view: DataView, index: number, value: number): void {
 
 /** Requests of an open image: a cluster is there, reads as zeroes, or the backing file shows through. */
 export class QedPath implements MapPath {
-  readonly #owner: IoNode
+  readonly #owner: BlockNode
   readonly #tables: QedTables
 
-  constructor(owner: IoNode, tables: QedTables) {
+  constructor(owner: BlockNode, tables: QedTables) {
     this.#owner = owner
     this.#tables = tables
   }
@@ -131,6 +131,11 @@ export class QedPath implements MapPath {
     }
   }
 
+  /** Whether the image has to be marked before tables change. Over a backing file QEMU never does. */
+  get #needsMark(): boolean {
+    return !this.#tables.header.needsCheck && this.#owner.backing === undefined
+  }
+
   resolveWrite(offset: number, bytes: number, flags: number, plan: WritePlan): Wait {
     const { clusterSize, file, sliceSpan } = this.#tables
     // The table comes after the data: a slice that is not there says that nothing is.
@@ -158,6 +163,9 @@ export class QedPath implements MapPath {
       }
       plan.inPlace(Math.min(bytes, count * clusterSize - inside), file.node, host + inside)
       return undefined
+    }
+    if (this.#needsMark) {
+      return this.#markFirst(() => this.resolveWrite(offset, bytes, flags, plan))
     }
     let count = 1
     const limit = Math.min(most, this.#tables.run)
@@ -190,9 +198,26 @@ export class QedPath implements MapPath {
     }
   }
 
+  async #markFirst(then: () => Wait): Promise<void> {
+    await this.#tables.mutex.run(() => this.#mark())
+    const wait = then()
+    if (wait !== undefined) {
+      await wait
+    }
+  }
+
+  /** Mutex held. */
+  async #mark(): Promise<void> {
+    if (this.#needsMark) {
+      await this.#tables.mark()
+    }
+  }
+
   commitWrite(plan: WritePlan): Wait {
     const allocation = plan.token as Allocation
-    const slice = this.#tables.mutex.locked ? undefined : this.#tables.writable(allocation.start)
+    // A flush may have taken the mark away.
+    const isFree = !this.#tables.mutex.locked && !this.#needsMark
+    const slice = isFree ? this.#tables.writable(allocation.start) : undefined
     if (slice === undefined) {
       return this.#commitLater(allocation)
     }
@@ -202,6 +227,7 @@ export class QedPath implements MapPath {
 
   #commitLater(allocation: Allocation): Promise<void> {
     return this.#tables.mutex.run(async () => {
+      await this.#mark()
       const slice = await this.#tables.makeWritable(allocation.start)
       try {
         this.#enter(slice, allocation)
@@ -243,8 +269,14 @@ export class QedPath implements MapPath {
         const next = Math.min(end, (Math.floor(at / sliceSpan) + 1) * sliceSpan)
         const from = at
         const data = await mutex.run(async () => {
+          if (this.#tables.sliceOffset(from) === 0) {
+            await this.#mark()
+          }
           const slice = await this.#tables.makeWritable(from)
           try {
+            if (this.#hasUnallocated(slice, from, next)) {
+              await this.#mark()
+            }
             return this.#enterZeroes(slice, from, next)
           } finally {
             l2.release(slice)
@@ -264,7 +296,16 @@ export class QedPath implements MapPath {
     }
   }
 
-  /** Marks what is not there in `[from, end)` of a slice; the result is where the rest stands in the file. */
+  #hasUnallocated({ view }: CachedTable, from: number, end: number): boolean {
+    for (let at = from; at < end; at += this.#tables.clusterSize) {
+      if (entryOf(view, this.#tables.indexOf(at)) === unallocated) {
+        return true
+      }
+    }
+    return false
+  }
+
+  /** Makes zero clusters of what is not there in `[from, end)` of a slice; the result is where the rest stands in the file. */
   #enterZeroes(slice: CachedTable, from: number, end: number): { host: number; length: number }[] {
     const { clusterSize, l2 } = this.#tables
     const data: { host: number; length: number }[] = []

@@ -71,6 +71,18 @@ test('golden: an image made byte by byte, over a backing file', async () => {
   await layer.unref(node)
 })
 
+test('around a write to a part of a zero cluster are zeroes, whatever the backing file has there', async () => {
+  const { host, layer } = setup()
+  host.put('/image', image({ backing: 'base', features: 4, l2: [1, 1], clusters: 3 }))
+  host.put('/base', new Uint8Array(65536).fill(0x33))
+  const node = await layer.open('/image', {}, { write: true })
+  await node.write(1024, 6144, new Uint8Array(6144).fill(5), 0, 0)
+  const expected = new Uint8Array(3 * cluster).fill(0, 0, 2 * cluster).fill(0x33, 2 * cluster)
+  expected.fill(5, 1024, 1024 + 6144)
+  expect(Buffer.compare(await read(node, 0, 3 * cluster), expected)).toBe(0)
+  await layer.unref(node)
+})
+
 test('golden: a new image, and one with a cluster', async () => {
   const { host, layer } = setup()
   host.put('/image', image({ l1: [], clusters: 2 }))

@@ -19,8 +19,9 @@ export function l1BytesOf(header: QedHeader, length: number): number {
 /**
  * Both levels of tables, and the end of the file, where everything new goes. The first level is in
  * memory, of the second some; what changes is written at a flush: data is durable before a table refers to
- * it, and a table before the first level does. So an image is consistent after a crash, and needs no mark
- * that says it is to be checked.
+ * it, and a table before the first level does. So an image is consistent after a crash. Other programs
+ * expect the mark that says that it is to be checked all the same: it is durable before a table changes, and
+ * goes when all tables are durable.
  */
 export class QedTables {
   /** Held by who changes tables over an await, or writes them. */
@@ -38,6 +39,8 @@ export class QedTables {
   readonly #sliceBytes: number
   /** Clusters that were taken and not used. */
   readonly #spare: number[] = []
+  /** Whether every table was looked at, if the image was found with the mark. */
+  #isChecked: boolean
   #end: number
 
   /** @param l1 the part of the first-level table that maps the disk */
@@ -51,6 +54,7 @@ export class QedTables {
     this.l1 = new LoadedTable(file, header.l1Offset, l1)
     this.l2 = new TableCache(file, this.#sliceBytes, cacheBytes / this.#sliceBytes)
     this.#end = fileEnd(header, file.node.length)
+    this.#isChecked = !header.needsCheck
   }
 
   /** Behind everything that is in use, whole clusters, bytes. */
@@ -185,10 +189,48 @@ export class QedTables {
     }
   }
 
+  /** Writes everything back, and takes the mark away. All of it is durable after a flush. */
   writeBack(): Wait {
-    return this.l1.isDirty || this.l2.isDirty || this.mutex.locked
-      ? this.mutex.run(() => this.#writeBack())
+    return this.l1.isDirty || this.l2.isDirty || this.mutex.locked || this.#mayUnmark
+      ? this.mutex.run(async () => {
+          await this.#writeBack()
+          if (this.#mayUnmark) {
+            await this.unmark()
+          }
+        })
       : undefined
+  }
+
+  get #mayUnmark(): boolean {
+    return this.header.needsCheck && this.#isChecked
+  }
+
+  /** The tables were checked, and repaired as far as they can be: the mark may go. */
+  checked(): void {
+    this.#isChecked = true
+  }
+
+  /** Marks the image as one that is to be checked, before any table changes. Mutex held. */
+  async mark(): Promise<void> {
+    await this.#setMark(true)
+    this.l2.orderAfterFlush()
+  }
+
+  /** Takes the mark away when all that was written is durable. Mutex held. */
+  async unmark(): Promise<void> {
+    await this.file.node.flush()
+    await this.#setMark(false)
+  }
+
+  async #setMark(needed: boolean): Promise<void> {
+    const before = this.header.needsCheck
+    this.header.needsCheck = needed
+    try {
+      await this.writeHeader()
+    } catch (error) {
+      this.header.needsCheck = before
+      throw error
+    }
   }
 
   async #writeBack(): Promise<void> {

@@ -88,9 +88,17 @@ async function printJson(
 ): Promise<void> {
   write('[')
   let any = false
-  for await (const extent of extents) {
-    write(any ? `,\n${jsonEntry(extent)}` : jsonEntry(extent))
-    any = true
+  try {
+    for await (const extent of extents) {
+      write(any ? `,\n${jsonEntry(extent)}` : jsonEntry(extent))
+      any = true
+    }
+  } catch (error) {
+    // An extent is shown once it is known that another one follows, which then could not be had.
+    if (any) {
+      write(',\n')
+    }
+    throw error
   }
   if (!any) {
     // An empty range is shown as one extent of nothing.
