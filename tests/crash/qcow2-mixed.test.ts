@@ -75,6 +75,10 @@ const short: Readonly<Record<string, Workload>> = {
     options: { cluster_size: 1024 },
     steps: [...writes, ['zero', 0, 3], ['unmap', 20, 2], ['write', 1, 1], ['flush'], ['write', 20, 1]],
   },
+  'zeroes in place, and data again': {
+    options: { cluster_size: 1024 },
+    steps: [...writes, ['zero', 0, 4], ['flush'], ['write', 0, 4], ['write', 2, 2], ['flush']],
+  },
   'version 2': {
     options: { cluster_size: 512, compat: '0.10' },
     steps: [...writes, ['zero', 0, 2], ['unmap', 20, 2], ['write', 8, 2], ['flush']],

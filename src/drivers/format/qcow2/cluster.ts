@@ -248,7 +248,7 @@ export class ClusterWriter {
     if (!meta.lock.locked && ordered) {
       const slice = this.tables.writable(allocation.guest)
       if (slice !== undefined && (allocation.keeps || !this.replaces(slice, allocation))) {
-        if (plan.copied || meta.isDirty) {
+        if (plan.copied || meta.isDirty || this.#showsOldData) {
           meta.l2.orderAfterFlush()
         }
         const wait = meta.isDirty ? undefined : meta.l2.orderAfter(meta.blocks)
@@ -262,6 +262,14 @@ export class ClusterWriter {
     return this.#commitSlow(allocation, plan.copied)
   }
 
+  /**
+   * Whether a link could show what the guest has replaced long ago, if it were durable before the data: in a file
+   * of their own, clusters have their places for ever, and the refcounts that links wait for do not flush that.
+   */
+  get #showsOldData(): boolean {
+    return this.meta.isExternal
+  }
+
   async #commitSlow(allocation: Allocation, copied: boolean): Promise<void> {
     const meta = this.meta
     await meta.locked(async () => {
@@ -269,7 +277,7 @@ export class ClusterWriter {
       try {
         const slice = await this.tables.makeWritable(allocation.guest)
         try {
-          if (copied) {
+          if (copied || this.#showsOldData) {
             meta.l2.orderAfterFlush()
           }
           await meta.orderLinks()
