@@ -141,4 +141,10 @@ export interface HostFiles {
    * cannot be looked at is left out. Absent: folders cannot be listed.
    */
   list?(path: string): readonly FolderEntry[]
+  /** Makes an empty folder. Absent: there are none. */
+  makeFolder?(path: string): void
+  /** Removes an empty folder. */
+  removeFolder?(path: string): void
+  /** The names in a folder are on stable storage afterwards. Absent: they cannot be told to. */
+  syncFolder?(path: string): void
 }

@@ -117,6 +117,33 @@ export class NodeFiles implements HostFiles {
     })
   }
 
+  makeFolder(path: string): void {
+    attempt(() => {
+      fs.mkdirSync(path)
+    })
+  }
+
+  removeFolder(path: string): void {
+    attempt(() => {
+      fs.rmdirSync(path)
+    })
+  }
+
+  syncFolder(path: string): void {
+    // Windows opens no folders.
+    if (process.platform === 'win32') {
+      return
+    }
+    attempt(() => {
+      const fd = fs.openSync(path, 'r')
+      try {
+        fs.fsyncSync(fd)
+      } finally {
+        fs.closeSync(fd)
+      }
+    })
+  }
+
   rename(from: string, to: string): void {
     attempt(() => {
       fs.renameSync(from, to)

@@ -123,8 +123,8 @@ test.each([
   expect(await ours(argv, folder)).toEqual(expected)
 })
 
-test('writing is refused', async () => {
-  const { code, stderr } = await ours(['-c', 'quit', '-f', 'raw', 'fat:rw:empty'], folder)
+test('FAT32 is not written to', async () => {
+  const { code, stderr } = await ours(['-c', 'quit', '-f', 'raw', 'fat:rw:32:empty'], folder)
   expect(code).toBe(1)
-  expect(stderr).toContain("Writing to a folder through vvfat ('rw') is not supported")
+  expect(stderr).toContain("Writing to a folder through vvfat ('rw') is not supported with FAT32")
 })

@@ -2,7 +2,7 @@ import type { BlockDriver } from '../../../graph/index.js'
 import { OptionDict } from '../../../options/index.js'
 import { vvfatOptions } from './options.js'
 
-/** A folder as a FAT disk, read-only. Names look like `fat:16:floppy:path/of/folder`. */
+/** A folder as a FAT disk, read-only unless `rw` is given. Names look like `fat:16:floppy:path/of/folder`. */
 export const vvfat: BlockDriver = {
   name: 'vvfat',
   kind: 'protocol',

@@ -1,12 +1,14 @@
 import { blockError } from '../../../errors/index.js'
 import { applyAutoReadOnly, type OpenContext } from '../../../graph/index.js'
 import { takeOptions } from '../../../options/index.js'
+import type { Maybe } from '../../../sched/index.js'
 import { buildDisk } from './build.js'
 import { chooseGeometry } from './geometry.js'
 import { vvfatOptions } from './options.js'
 import { VvfatState } from './state.js'
+import { WritableState } from './writable.js'
 
-export function open(context: OpenContext): VvfatState {
+export function open(context: OpenContext): Maybe<VvfatState> {
   const { host, node } = context
   const given = takeOptions(context.options, vvfatOptions)
   if (given.dir === undefined) {
@@ -24,7 +26,13 @@ export function open(context: OpenContext): VvfatState {
     if (!node.flags.write) {
       throw blockError('EPERM', "Unable to set VVFAT to 'rw' when drive is read-only")
     }
-    throw blockError('ENOTSUP', "Writing to a folder through vvfat ('rw') is not supported")
+    if (geometry.fatType === 32) {
+      throw blockError('ENOTSUP', "Writing to a folder through vvfat ('rw') is not supported with FAT32")
+    }
+    if (host.files.makeFolder === undefined) {
+      throw blockError('ENOTSUP', "Writing to a folder through vvfat ('rw') is not supported here")
+    }
+    return WritableState.open(node, host, given.dir, buildDisk(host, given.dir, label, geometry))
   }
   applyAutoReadOnly(context)
   return new VvfatState(node, host.files, buildDisk(host, given.dir, label, geometry))

@@ -5,6 +5,7 @@ import type { BlockLimits, DirectPath, ExtentSink, IoNode } from '../../../io/in
 import { Mutex, type Wait } from '../../../sched/index.js'
 import type { Mapping, VvfatDisk } from './build.js'
 import { clusterBytes, sectorBytes } from './geometry.js'
+import type { Overlay } from './overlay.js'
 
 /** Host files kept open. */
 const openFiles = 16
@@ -16,11 +17,14 @@ export class VvfatState implements DriverState, DirectPath {
   readonly #node: IoNode
   readonly #files: HostFiles
   readonly #disk: VvfatDisk
-  /** By path; the one opened longest ago first. */
   readonly #mutex = new Mutex()
+  /** By path; the one opened longest ago first. */
   readonly #open = new Map<string, HostFile>()
+  /** What the guest has written; absent: the disk is read-only. */
+  readonly #overlay: Overlay | undefined
 
-  constructor(node: IoNode, files: HostFiles, disk: VvfatDisk) {
+  constructor(node: IoNode, files: HostFiles, disk: VvfatDisk, overlay?: Overlay) {
+    this.#overlay = overlay
     this.#node = node
     this.#files = files
     this.#disk = disk
@@ -36,7 +40,56 @@ export class VvfatState implements DriverState, DirectPath {
     return this.#mutex.run(() => this.#read(offset, bytes, buffer, bufferOffset))
   }
 
+  /** Runs `work` while nothing else is read or written. */
+  exclusively(work: () => Promise<void>): Wait {
+    return this.#mutex.run(work)
+  }
+
+  /** As `read`, within {@link exclusively}. */
+  async readNow(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): Promise<void> {
+    await this.#read(offset, bytes, buffer, bufferOffset)
+  }
+
+  /** Moves what has not been written of host files that are about to change into the overlay, and forgets the files. */
+  async keep(paths: ReadonlySet<string>): Promise<void> {
+    const { head, mappings } = this.#disk
+    const overlay = this.#overlay
+    const buffer = new Uint8Array(clusterBytes * 64)
+    for (const { path, begin, end } of mappings) {
+      if (overlay === undefined || path === undefined || !paths.has(path)) {
+        continue
+      }
+      const stop = head.length + end * clusterBytes
+      for (let at = head.length + begin * clusterBytes; at < stop; ) {
+        const { here, bytes } = overlay.run(at, Math.min(buffer.length, stop - at))
+        if (!here) {
+          await this.#read(at, bytes, buffer, 0)
+          await overlay.keep(at, bytes, buffer)
+        }
+        at += bytes
+      }
+      await this.#open.get(path)?.close()
+      this.#open.delete(path)
+    }
+  }
+
   async #read(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): Promise<void> {
+    const overlay = this.#overlay
+    for (let done = 0; done < bytes; ) {
+      const at = offset + done
+      const run = overlay?.run(at, bytes - done)
+      const count = run?.bytes ?? bytes - done
+      if (run?.here === true) {
+        await overlay?.read(at, count, buffer, bufferOffset + done)
+      } else {
+        await this.#readBelow(at, count, buffer, bufferOffset + done)
+      }
+      done += count
+    }
+  }
+
+  /** What stood there when the folder was opened. */
+  async #readBelow(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): Promise<void> {
     const { head } = this.#disk
     for (let done = 0; done < bytes; ) {
       const at = offset + done
@@ -108,7 +161,8 @@ export class VvfatState implements DriverState, DirectPath {
   /** Nothing stands behind the last file. */
   status(offset: number, bytes: number, _want: 'zero' | 'allocation', out: ExtentSink): Wait {
     const { head, mappings } = this.#disk
-    const used = head.length + (mappings.at(-1)?.end ?? 0) * clusterBytes
+    const below = head.length + (mappings.at(-1)?.end ?? 0) * clusterBytes
+    const used = Math.max(below, this.#overlay?.end ?? 0)
     const data = Math.max(0, Math.min(bytes, used - offset))
     if (data === 0 || (out.data(data, this.#node, offset, 0) && data < bytes)) {
       out.zero(bytes - data, this.#node, offset + data)
@@ -124,6 +178,7 @@ export class VvfatState implements DriverState, DirectPath {
     return undefined
   }
 
+  /** Closes what is open. */
   close(): Wait {
     return this.#trim(0)
   }
