@@ -268,7 +268,13 @@ export class FioClient {
       }
       await program('fio', [
         ...['--name=job', '--ioengine=nbd', `--uri=${this.#uri}`, '--output-format=terse', '--randrepeat=0'],
-        ...['--verify=md5', '--verify_fatal=1', `--offset=${part.offset}`, `--size=${part.size}`],
+        ...[
+          '--verify=md5',
+          '--verify_fatal=1',
+          '--verify_state_save=0',
+          `--offset=${part.offset}`,
+          `--size=${part.size}`,
+        ],
         ...['--rw=randwrite', `--bs=${part.block}`, `--iodepth=${1 + this.#random(16)}`, '--io_size=6m'],
         // Reading back is fast, writing takes a second or two.
         '--rate=64m,4m',

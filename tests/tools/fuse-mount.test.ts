@@ -71,7 +71,14 @@ describe.skipIf(!allowed)('a mounted image, used by programs', () => {
         '--size=16m',
         '--ioengine=psync',
       ],
-      ...['--verify=crc32c', '--do_verify=1', '--verify_fatal=1', '--fsync=64', '--offset=32m'],
+      ...[
+        '--verify=crc32c',
+        '--do_verify=1',
+        '--verify_fatal=1',
+        '--fsync=64',
+        '--offset=32m',
+        '--verify_state_save=0',
+      ],
     ])
   })
 

@@ -135,6 +135,7 @@ describe('data', () => {
         '--bsrange=512-64k',
         '--verify=crc32c',
         '--verify_fatal=1',
+        '--verify_state_save=0',
       )
       expect(output).toContain('err= 0')
       expect(served.stderr).toBe('')
