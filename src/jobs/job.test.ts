@@ -162,7 +162,7 @@ for (const status of jobStatuses.filter((one) => one !== 'undefined')) {
             await job.finalize()
             break
           case 'dismiss':
-            job.dismiss()
+            void job.dismiss()
         }
       }
       const paused = job.isUserPaused
@@ -227,7 +227,7 @@ test('a job that fails tells why, and stays until it is dismissed', async () => 
   })
   expect(driver.calls).toEqual(['abort', 'clean'])
   expect(home.query()[0]).toMatchObject({ status: 'concluded', error: 'No space left on device' })
-  job.dismiss()
+  void job.dismiss()
   expect(() => home.get('j')).toThrow('Job not found')
   expect(() => home.getBlockJob('j')).toThrow("Block job 'j' not found")
 })
