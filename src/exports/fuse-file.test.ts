@@ -2,7 +2,7 @@ import { expect, test } from 'vitest'
 import { qcow2 } from '../drivers/format/qcow2/index.js'
 import { raw } from '../drivers/format/raw/index.js'
 import { file } from '../drivers/protocol/file/index.js'
-import { Opcode, SetAttr } from '../fuse/index.js'
+import { InitFlag, Opcode, SetAttr } from '../fuse/index.js'
 import { createBlockLayer } from '../graph/index.js'
 import type { FuseChannel, HostFuse } from '../host/index.js'
 import { createImage } from '../image/index.js'
@@ -217,6 +217,7 @@ test('the handshake, and what the file looks like', async () => {
     body.getUint32(4, true),
     body.getUint32(20, true),
   ]).toEqual([0, 64, 7, 31, 1 << 20])
+  expect(body.getUint32(12, true) & InitFlag.atomicTruncate).toBe(InitFlag.atomicTruncate)
   expect(await kernel.size()).toBe(8192)
   expect(await kernel.mode()).toBe(0o100600)
   expect((await kernel.request(Opcode.lookup, [])).errno).toBe(2)

@@ -162,7 +162,8 @@ export class FuseFile {
       this.#fail(request, errnoNumber('EINVAL'))
       return
     }
-    const wanted = InitFlag.asyncRead | InitFlag.bigWrites | InitFlag.maxPages
+    // Like a device, a disk keeps its length when a program opens it with O_TRUNC: OPEN ignores that.
+    const wanted = InitFlag.asyncRead | InitFlag.atomicTruncate | InitFlag.bigWrites | InitFlag.maxPages
     const reply = new FuseReply(request.unique, 64)
       .u32(0, version.major)
       .u32(4, version.minor)

@@ -1,4 +1,5 @@
 /** What image formats have in common. May import errors, bytes, sched, host, options, io and graph. */
+export * from './alone.js'
 export * from './decoded-chunks.js'
 export * from './index-ranges.js'
 export * from './loaded-table.js'

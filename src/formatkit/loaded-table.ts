@@ -1,5 +1,6 @@
 import type { BlockChild } from '../graph/index.js'
 import { attempt } from '../sched/index.js'
+import type { TableCache } from './table-cache.js'
 
 /** Bytes of a table that are written together. */
 const pieceBytes = 4096
@@ -101,4 +102,22 @@ export class LoadedTable {
       }
     }
   }
+}
+
+/**
+ * Writes what has changed in both levels of tables: what the first refers to is durable before it says so.
+ * Nobody may change the second level meanwhile; what is not written stays dirty.
+ */
+export async function writeLevels(first: LoadedTable, second: TableCache): Promise<void> {
+  const changes = first.takeChanges()
+  try {
+    const wait = changes.length === 0 ? second.writeBack() : second.flush()
+    if (wait !== undefined) {
+      await wait
+    }
+  } catch (error) {
+    first.restore(changes)
+    throw error
+  }
+  await first.write(changes)
 }

@@ -25,7 +25,13 @@ export const Opcode = {
   lseek: 46,
 } as const
 
-export const InitFlag = { asyncRead: 1, bigWrites: 1 << 5, maxPages: 1 << 22 } as const
+/** `atomicTruncate`: O_TRUNC comes with OPEN instead of as a change of the size. */
+export const InitFlag = {
+  asyncRead: 1,
+  atomicTruncate: 1 << 3,
+  bigWrites: 1 << 5,
+  maxPages: 1 << 22,
+} as const
 
 /** What SETATTR changes. */
 export const SetAttr = {

@@ -34,7 +34,7 @@ class IoThread implements UserObject {
   readonly context: AioContext
   readonly #layer: BlockLayer
   readonly #thread: HostThread
-
+  /** Its properties by name; they change nothing. */
   readonly values: Readonly<Record<string, number>>
 
   constructor(layer: BlockLayer, id: string, thread: HostThread, values: Readonly<Record<string, number>>) {

@@ -82,6 +82,19 @@ describe.skipIf(!allowed)('a mounted image, used by programs', () => {
     ])
   })
 
+  test('a program that opens it to write anew leaves the size and the rest alone', async () => {
+    const source = join(folder, 'source')
+    fs.writeFileSync(source, Buffer.alloc(3 << 20, 0xa5))
+    await run('cp', [source, mountpoint])
+    await run('dd', ['if=/dev/zero', `of=${mountpoint}`, 'bs=1M', 'count=1', 'status=none'])
+    expect((await run('stat', ['-c', '%s', mountpoint])).stdout).toBe('67108864\n')
+    const bytes = await fs.promises.open(mountpoint)
+    const found = Buffer.alloc(2)
+    await bytes.read(found, 0, 2, (1 << 20) - 1)
+    await bytes.close()
+    expect([...found]).toEqual([0, 0xa5])
+  })
+
   test('truncate, holes, data behind the end, size', async () => {
     await run('truncate', ['-s', '80M', mountpoint])
     expect((await run('stat', ['-c', '%s %F', mountpoint])).stdout).toBe('83886080 regular file\n')

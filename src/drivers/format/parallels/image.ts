@@ -1,4 +1,5 @@
 import { blockError } from '../../../errors/index.js'
+import { runAlone } from '../../../formatkit/index.js'
 import {
   type CheckFix,
   type CheckResult,
@@ -48,7 +49,7 @@ export class ParallelsImage implements DriverState {
       this.#unclean = unclean
       return result
     }
-    return fix.leaks || fix.errors ? await this.#alone(run) : await run()
+    return fix.leaks || fix.errors ? await runAlone(this.#parts.node, this.#path.mutex, run) : await run()
   }
 
   /** Grows the disk; QEMU cannot. @throws BlockError ENOTSUP for a shorter length */
@@ -59,27 +60,11 @@ export class ParallelsImage implements DriverState {
     if (length < this.length) {
       throw blockError('ENOTSUP', 'Shrinking of Parallels images is not supported')
     }
-    await this.#alone(async () => {
+    await runAlone(this.#parts.node, this.#path.mutex, async () => {
       await this.#path.markInUse()
       await grow(this.#parts, length)
     })
     this.length = length
-  }
-
-  /** Runs what may move clusters while nothing else is in flight. */
-  async #alone<T>(run: () => Promise<T>): Promise<T> {
-    const { requests } = this.#parts.node
-    const all = requests.begin('truncate', 0, Math.max(this.length, 1))
-    try {
-      requests.makeSerialising(all, 1)
-      const conflict = requests.waitConflicts(all)
-      if (conflict !== undefined) {
-        await conflict
-      }
-      return await this.#path.mutex.run(run)
-    } finally {
-      requests.end(all)
-    }
   }
 
   prepareReopen({ readOnly }: ReopenContext): Maybe<ReopenPlan> {

@@ -1,6 +1,6 @@
 import { readU32BE, writeU64BE } from '../../../bytes/index.js'
 import { ioError } from '../../../errors/index.js'
-import { type CachedTable, LoadedTable, TableCache } from '../../../formatkit/index.js'
+import { type CachedTable, LoadedTable, TableCache, writeLevels } from '../../../formatkit/index.js'
 import type { BlockChild } from '../../../graph/index.js'
 import { maxLength } from '../../../io/index.js'
 import { Mutex, type Wait } from '../../../sched/index.js'
@@ -120,22 +120,8 @@ export class QcowTables {
 
   writeBack(): Wait {
     return this.l1.isDirty || this.l2.isDirty || this.mutex.locked
-      ? this.mutex.run(() => this.#writeBack())
+      ? this.mutex.run(() => writeLevels(this.l1, this.l2))
       : undefined
-  }
-
-  async #writeBack(): Promise<void> {
-    const changes = this.l1.takeChanges()
-    try {
-      const wait = changes.length === 0 ? this.l2.writeBack() : this.l2.flush()
-      if (wait !== undefined) {
-        await wait
-      }
-    } catch (error) {
-      this.l1.restore(changes)
-      throw error
-    }
-    await this.l1.write(changes)
   }
 
   /** Nothing is mapped any more. Mutex held, nothing in flight. */

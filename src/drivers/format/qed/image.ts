@@ -1,4 +1,5 @@
 import { blockError, errnoError } from '../../../errors/index.js'
+import { runAlone } from '../../../formatkit/index.js'
 import {
   type BlockNode,
   type CheckFix,
@@ -60,7 +61,7 @@ export class QedImage implements DriverState {
     // QEMU repairs all or nothing.
     const repair = fix.leaks || fix.errors
     return repair
-      ? await this.#alone(() => checkImage(this.#tables, true))
+      ? await runAlone(this.#node, this.#tables.mutex, () => checkImage(this.#tables, true))
       : await this.#tables.mutex.run(() => checkImage(this.#tables, false))
   }
 
@@ -76,7 +77,7 @@ export class QedImage implements DriverState {
     if (length < header.size) {
       throw blockError('ENOTSUP', 'Shrinking images is currently not supported')
     }
-    await this.#alone(async () => {
+    await runAlone(this.#node, this.#tables.mutex, async () => {
       // The rest of the last cluster shows from now on.
       const old = header.size
       await this.#tables.growL1(l1BytesOf(header, length))
@@ -124,22 +125,6 @@ export class QedImage implements DriverState {
     }
     this.backingFile = name === undefined ? undefined : filename
     this.backingFormat = name !== undefined && format === 'raw' ? 'raw' : undefined
-  }
-
-  /** Runs what may change tables at once, while nothing else is in flight. */
-  async #alone<T>(run: () => Promise<T>): Promise<T> {
-    const { requests } = this.#node
-    const all = requests.begin('truncate', 0, Math.max(this.length, 1))
-    try {
-      requests.makeSerialising(all, 1)
-      const conflict = requests.waitConflicts(all)
-      if (conflict !== undefined) {
-        await conflict
-      }
-      return await this.#tables.mutex.run(run)
-    } finally {
-      requests.end(all)
-    }
   }
 
   prepareReopen(): ReopenPlan {

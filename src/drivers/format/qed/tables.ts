@@ -1,6 +1,12 @@
 import { readU64LE, writeU64LE } from '../../../bytes/index.js'
 import { ioError } from '../../../errors/index.js'
-import { type CachedTable, LoadedTable, readPadded, TableCache } from '../../../formatkit/index.js'
+import {
+  type CachedTable,
+  LoadedTable,
+  readPadded,
+  TableCache,
+  writeLevels,
+} from '../../../formatkit/index.js'
 import type { BlockChild } from '../../../graph/index.js'
 import { maxLength } from '../../../io/index.js'
 import { Mutex, type Wait } from '../../../sched/index.js'
@@ -185,7 +191,7 @@ export class QedTables {
   /** Writes everything back so that the file can be read instead. Mutex held. */
   async settle(): Promise<void> {
     if (this.l1.isDirty || this.l2.isDirty) {
-      await this.#writeBack()
+      await writeLevels(this.l1, this.l2)
     }
   }
 
@@ -193,7 +199,7 @@ export class QedTables {
   writeBack(): Wait {
     return this.l1.isDirty || this.l2.isDirty || this.mutex.locked || this.#mayUnmark
       ? this.mutex.run(async () => {
-          await this.#writeBack()
+          await writeLevels(this.l1, this.l2)
           if (this.#mayUnmark) {
             await this.unmark()
           }
@@ -231,20 +237,6 @@ export class QedTables {
       this.header.needsCheck = before
       throw error
     }
-  }
-
-  async #writeBack(): Promise<void> {
-    const changes = this.l1.takeChanges()
-    try {
-      const wait = changes.length === 0 ? this.l2.writeBack() : this.l2.flush()
-      if (wait !== undefined) {
-        await wait
-      }
-    } catch (error) {
-      this.l1.restore(changes)
-      throw error
-    }
-    await this.l1.write(changes)
   }
 
   /** Writes the header, which holds no strings. Durable after a flush. */

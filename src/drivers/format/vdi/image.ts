@@ -1,4 +1,5 @@
 import { blockError } from '../../../errors/index.js'
+import { runAlone } from '../../../formatkit/index.js'
 import {
   type BlockNode,
   type CheckFix,
@@ -51,7 +52,7 @@ export class VdiImage implements DriverState {
 
   async check(fix: CheckFix): Promise<CheckResult> {
     return fix.leaks || fix.errors
-      ? await this.#alone(() => checkImage(this.#parts, fix))
+      ? await runAlone(this.#node, this.#path.mutex, () => checkImage(this.#parts, fix))
       : await checkImage(this.#parts, fix)
   }
 
@@ -63,24 +64,8 @@ export class VdiImage implements DriverState {
     if (length < this.length) {
       throw blockError('ENOTSUP', 'Shrinking of VDI images is not supported')
     }
-    await this.#alone(() => grow(this.#parts, length))
+    await runAlone(this.#node, this.#path.mutex, () => grow(this.#parts, length))
     this.length = length
-  }
-
-  /** Runs what may move blocks while nothing else is in flight. */
-  async #alone<T>(run: () => Promise<T>): Promise<T> {
-    const { requests } = this.#node
-    const all = requests.begin('truncate', 0, Math.max(this.length, 1))
-    try {
-      requests.makeSerialising(all, 1)
-      const conflict = requests.waitConflicts(all)
-      if (conflict !== undefined) {
-        await conflict
-      }
-      return await this.#path.mutex.run(run)
-    } finally {
-      requests.end(all)
-    }
   }
 
   prepareReopen(): ReopenPlan {

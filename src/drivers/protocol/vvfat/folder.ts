@@ -1,5 +1,6 @@
 import { writeU16LE, writeU32LE } from '../../../bytes/index.js'
 import type { FolderEntry } from '../../../host/index.js'
+import { nameChecksum } from './names.js'
 
 export const entryBytes = 32
 const unitsPerEntry = 13
@@ -53,7 +54,7 @@ export class FolderBuilder {
     const isDots = file.name === '.' || file.name === '..'
     const name = isDots ? dots(file.name) : this.#shortName(file.name)
     if (!isDots) {
-      this.#addLongName(file.name, checksum(name))
+      this.#addLongName(file.name, nameChecksum(name))
     }
     const index = this.#count
     const entry = this.#next()
@@ -160,12 +161,4 @@ function put(into: number[], room: number, letter: string): boolean {
   }
   into.push(short)
   return true
-}
-
-function checksum(name: Uint8Array): number {
-  let sum = 0
-  for (const byte of name) {
-    sum = (((sum & 1) << 7) + (sum >> 1) + byte) & 0xff
-  }
-  return sum
 }
