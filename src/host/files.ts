@@ -28,6 +28,8 @@ export interface FileOpenOptions {
    * way uses another. Absent: the platform decides.
    */
   readonly aio?: 'threads' | 'native' | 'io_uring' | undefined
+  /** Whether {@link HostFile.sync} is never called, or without effect; default false. */
+  readonly noSync?: boolean
   /** Permission bits of a created file; default 0o644. */
   readonly mode?: number
 }

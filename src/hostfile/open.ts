@@ -51,7 +51,7 @@ export async function openHostFile(
   const autoReadOnly = isOn(node.options.get('auto-read-only'))
   try {
     const write = flags.write && !autoReadOnly
-    const file = await openPath(host.files, path, { write, direct, aio: settings.aio })
+    const file = await openPath(host.files, path, { write, direct, aio: settings.aio, noSync: node.noFlush })
     try {
       if (device && write && isReadOnlyDevice(host.files, path)) {
         throw errnoError('EACCES', 'The device is not writable')

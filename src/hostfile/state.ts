@@ -113,7 +113,12 @@ export class HostFileState implements DriverState, KernelCopyTarget {
    */
   async #replaceFile(perm: number, shared: number, write: boolean, direct: boolean): Promise<void> {
     const { node, path } = this.#opening
-    const file = await openPath(node.host.files, path, { write, direct, aio: this.#mode.settings.aio })
+    const file = await openPath(node.host.files, path, {
+      write,
+      direct,
+      aio: this.#mode.settings.aio,
+      noSync: node.noFlush,
+    })
     try {
       if (file.stat().identity !== this.file.stat().identity) {
         throw blockError('ESTALE', `Could not reopen '${path}': it is another file now`)

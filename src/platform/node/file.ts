@@ -21,6 +21,7 @@ import {
   logicalBlockSize,
 } from './space.js'
 import { readCached, readSync, writeSync } from './transfer.js'
+import { WriteRun } from './write-run.js'
 import { zonesOf } from './zones.js'
 
 /**
@@ -53,6 +54,8 @@ export interface NodeFileOptions {
   readonly backends: AioBackends
   /** The backend wished for; absent: what is fastest here. */
   readonly aio: AioMode | undefined
+  /** Whether syncs of what is written are to be expected. */
+  readonly willSync: boolean
 }
 
 /** A view of a file whose system calls another thread makes. */
@@ -84,6 +87,8 @@ export class NodeFile implements HostFile {
   #cachedReads: boolean
   /** Largest write done on this thread, bytes. */
   readonly #inlineWriteBytes: number
+  /** Absent where writes do not go through the page cache of a file system. */
+  readonly #writeRun: WriteRun | undefined
   readonly #backends: AioBackends
   readonly #aio: AioMode
   /** The backend in use, from the first request on that needs one. */
@@ -111,6 +116,10 @@ export class NodeFile implements HostFile {
     this.#cachedReads = buffered && seekable
     this.#inlineWriteBytes =
       !buffered || this.kind !== 'regular' ? 0 : foreground ? Number.POSITIVE_INFINITY : inlineWriteBytes
+    this.#writeRun =
+      this.kind === 'regular' && this.writable && !this.#direct && this.#policy !== 'threads'
+        ? new WriteRun(fd, options.willSync, this.#policy !== 'auto')
+        : undefined
     this.alignment = this.#direct ? this.#probeAlignment() : { request: 1, memory: 1 }
   }
 
@@ -225,6 +234,7 @@ export class NodeFile implements HostFile {
   }
 
   #transferOut(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): Wait {
+    this.#writeRun?.next(offset, bytes)
     if (this.#policy === 'sync' || bytes <= this.#inlineWriteBytes) {
       writeSync(this.fd, offset, bytes, buffer, bufferOffset)
       return undefined
@@ -384,6 +394,10 @@ export class NodeFile implements HostFile {
       return undefined
     }
     this.#closed = true
+    return this.#writeRun?.settled()?.then(() => this.#close()) ?? this.#close()
+  }
+
+  #close(): Wait {
     let wait: Wait
     try {
       fs.closeSync(this.fd)

@@ -57,7 +57,14 @@ export class NodeFiles implements HostFiles {
     const fd = attempt(() => fs.openSync(path, flags, options.mode ?? 0o644))
     try {
       const aio = this.#forced ?? options.aio
-      return new NodeFile(path, fd, { writable, direct, policy: this.#policy, backends: this.#backends, aio })
+      return new NodeFile(path, fd, {
+        writable,
+        direct,
+        policy: this.#policy,
+        backends: this.#backends,
+        aio,
+        willSync: options.noSync !== true,
+      })
     } catch (error) {
       fs.closeSync(fd)
       throw error

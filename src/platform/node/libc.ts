@@ -16,6 +16,9 @@ export interface Libc {
   fallocate(fd: number, mode: number, offset: number, length: number): number
   /** As {@link Libc.fallocate}, on another thread. */
   fallocateAsync(fd: number, mode: number, offset: number, length: number): Promise<number>
+  syncFileRange(fd: number, offset: number, bytes: number, flags: number): number
+  /** As {@link Libc.syncFileRange}, on another thread. */
+  syncFileRangeAsync(fd: number, offset: number, bytes: number, flags: number): Promise<number>
   fcntl(fd: number, command: number, argument: Uint8Array): number
   ioctl(fd: number, request: number, argument: Uint8Array): number
   /** As {@link Libc.ioctl}, on another thread. */
@@ -123,6 +126,7 @@ function bind(caller: Koffi, library: Library): Libc {
   const ppoll = lazy('int ppoll(void *fds, uint64 count, void *timeout, void *mask)')
   const lseek = lazy('int64 lseek(int fd, int64 offset, int whence)')
   const fallocate = lazy('int fallocate(int fd, int mode, int64 offset, int64 length)')
+  const syncFileRange = lazy('int sync_file_range(int fd, int64 offset, int64 length, uint32 flags)')
   const fcntl = lazy('int fcntl(int fd, int command, void *argument)')
   const ioctl = lazy('int ioctl(int fd, uint64 request, void *argument)')
   const copy = lazy(
@@ -179,6 +183,8 @@ function bind(caller: Koffi, library: Library): Libc {
     },
     fallocate: (fd, mode, offset, length) => now(fallocate(), fd, mode, offset, length),
     fallocateAsync: (fd, mode, offset, length) => later(fallocate(), fd, mode, offset, length),
+    syncFileRange: (fd, offset, bytes, flags) => now(syncFileRange(), fd, offset, bytes, flags),
+    syncFileRangeAsync: (fd, offset, bytes, flags) => later(syncFileRange(), fd, offset, bytes, flags),
     fcntl: (fd, command, argument) => now(fcntl(), fd, command, argument),
     ioctl: (fd, request, argument) => now(ioctl(), fd, request, argument),
     ioctlAsync: (fd, request, argument) => later(ioctl(), fd, request, argument),

@@ -9,6 +9,7 @@ import { libc } from './libc.js'
 /** Modes of fallocate(2). */
 export const Fallocate = {
   allocate: 0,
+  keepSize: 1,
   /** PUNCH_HOLE | KEEP_SIZE */
   punchHole: 3,
   zeroRange: 0x10,
