@@ -9,7 +9,7 @@ import { discardRange } from './discard.js'
 import { ReqFlags } from './flags.js'
 import { type FlushPath, FlushState } from './flush.js'
 import { readGeneral, writeGeneral } from './general.js'
-import { type BlockLimits, defaultLimits, maxRequestBytes } from './limits.js'
+import { type BlockLimits, defaultLimits, maxLength, maxRequestBytes } from './limits.js'
 import { ReadRuns } from './mapped-read.js'
 import { WriteRuns } from './mapped-write.js'
 import { type RequestKind, RequestSet } from './requests.js'
@@ -127,7 +127,7 @@ export abstract class IoNode {
       this.detectZeroes !== 'off' ||
       this.debug !== undefined ||
       flags !== 0 ||
-      offset + bytes > this.length ||
+      offset + bytes > maxLength ||
       offset + bytes > this.writeThreshold ||
       (limits.requestAlignment !== 1 &&
         (offset % limits.requestAlignment !== 0 || bytes % limits.requestAlignment !== 0)) ||

@@ -48,19 +48,24 @@ export class ClusterWriter {
     if (slice === undefined || (meta.lock.locked && !this.isInPlace(slice, offset))) {
       return this.#resolveSlow(offset, bytes, plan)
     }
+    return this.#resolveNow(slice, offset, bytes, plan) ? undefined : this.#resolveSlow(offset, bytes, plan)
+  }
+
+  /** Resolves from what is in memory; false if more is needed for that. */
+  #resolveNow(slice: CachedTable, offset: number, bytes: number, plan: WritePlan): boolean {
     const wanted = this.decide(slice, offset, bytes, plan)
     if (wanted === 0) {
-      return undefined
+      return true
     }
     if (this.reuse >= 0) {
       this.allocated(plan, offset, bytes, this.reuse, wanted, true)
-      return undefined
+      return true
     }
     if (!this.#tryAllocated(plan, offset, bytes, wanted)) {
       this.#unreserve(plan)
-      return this.#resolveSlow(offset, bytes, plan)
+      return false
     }
-    return undefined
+    return true
   }
 
   protected isInPlace(slice: CachedTable, offset: number): boolean {
@@ -102,40 +107,48 @@ export class ClusterWriter {
     }
   }
 
-  async #resolveSlow(offset: number, bytes: number, plan: WritePlan): Promise<void> {
-    const meta = this.meta
-    await meta.locked(async () => {
-      const slice = await this.tables.makeWritable(offset)
-      let wanted: number
-      try {
-        wanted = this.decide(slice, offset, bytes, plan)
-      } finally {
-        meta.l2.release(slice)
-      }
-      if (wanted === 0) {
-        return
-      }
-      if (this.reuse >= 0) {
-        this.allocated(plan, offset, bytes, this.reuse, wanted, true)
-        return
-      }
-      try {
-        let clusters = 0
-        let host = this.#hintHost
-        if (offset === this.#hintGuest) {
-          clusters = await meta.allocator.allocateAt(host, wanted)
-        }
-        if (clusters === 0) {
-          clusters = wanted
-          host = await meta.allocator.allocate(wanted)
-        }
-        this.#checkPlace(host)
-        this.allocated(plan, offset, bytes, host, clusters, false)
-      } catch (error) {
-        this.#unreserve(plan)
-        throw error
-      }
+  /** Often only somebody else's turn was in the way. */
+  #resolveSlow(offset: number, bytes: number, plan: WritePlan): Promise<void> {
+    return this.meta.locked(() => {
+      const slice = this.tables.writable(offset)
+      return slice !== undefined && this.#resolveNow(slice, offset, bytes, plan)
+        ? undefined
+        : this.#resolveLocked(offset, bytes, plan)
     })
+  }
+
+  async #resolveLocked(offset: number, bytes: number, plan: WritePlan): Promise<void> {
+    const meta = this.meta
+    const slice = await this.tables.makeWritable(offset)
+    let wanted: number
+    try {
+      wanted = this.decide(slice, offset, bytes, plan)
+    } finally {
+      meta.l2.release(slice)
+    }
+    if (wanted === 0) {
+      return
+    }
+    if (this.reuse >= 0) {
+      this.allocated(plan, offset, bytes, this.reuse, wanted, true)
+      return
+    }
+    try {
+      let clusters = 0
+      let host = this.#hintHost
+      if (offset === this.#hintGuest) {
+        clusters = await meta.allocator.allocateAt(host, wanted)
+      }
+      if (clusters === 0) {
+        clusters = wanted
+        host = await meta.allocator.allocate(wanted)
+      }
+      this.#checkPlace(host)
+      this.allocated(plan, offset, bytes, host, clusters, false)
+    } catch (error) {
+      this.#unreserve(plan)
+      throw error
+    }
   }
 
   /** Gives back the guest range that the plan reserved. */
@@ -244,22 +257,34 @@ export class ClusterWriter {
   commitWrite(plan: WritePlan): Wait {
     const meta = this.meta
     const allocation = plan.token as Allocation
-    const ordered = meta.isDirty || (!meta.lazyRefcounts && meta.l2.canOrderAfter(meta.blocks))
-    if (!meta.lock.locked && ordered) {
-      const slice = this.tables.writable(allocation.guest)
-      if (slice !== undefined && (allocation.keeps || !this.replaces(slice, allocation))) {
-        if (plan.copied || meta.isDirty || this.#showsOldData) {
-          meta.l2.orderAfterFlush()
-        }
-        const wait = meta.isDirty ? undefined : meta.l2.orderAfter(meta.blocks)
-        if (wait !== undefined) {
-          throw new Error('orderAfter did I/O although it said it would not')
-        }
-        this.link(slice, allocation)
-        return undefined
-      }
+    const { copied } = plan
+    if (!meta.lock.locked && this.#commitNow(allocation, copied)) {
+      return undefined
     }
-    return this.#commitSlow(allocation, plan.copied)
+    return meta.locked(() =>
+      this.#commitNow(allocation, copied) ? undefined : this.#commitLocked(allocation, copied),
+    )
+  }
+
+  /** Links in memory; false if that needs I/O, or frees something. */
+  #commitNow(allocation: Allocation, copied: boolean): boolean {
+    const meta = this.meta
+    if (!meta.isDirty && (meta.lazyRefcounts || !meta.l2.canOrderAfter(meta.blocks))) {
+      return false
+    }
+    const slice = this.tables.writable(allocation.guest)
+    if (slice === undefined || (!allocation.keeps && this.replaces(slice, allocation))) {
+      return false
+    }
+    if (copied || meta.isDirty || this.#showsOldData) {
+      meta.l2.orderAfterFlush()
+    }
+    const wait = meta.isDirty ? undefined : meta.l2.orderAfter(meta.blocks)
+    if (wait !== undefined) {
+      throw new Error('orderAfter did I/O although it said it would not')
+    }
+    this.link(slice, allocation)
+    return true
   }
 
   /**
@@ -270,29 +295,27 @@ export class ClusterWriter {
     return this.meta.isExternal
   }
 
-  async #commitSlow(allocation: Allocation, copied: boolean): Promise<void> {
+  async #commitLocked(allocation: Allocation, copied: boolean): Promise<void> {
     const meta = this.meta
-    await meta.locked(async () => {
-      const old: [number, number][] = []
+    const old: [number, number][] = []
+    try {
+      const slice = await this.tables.makeWritable(allocation.guest)
       try {
-        const slice = await this.tables.makeWritable(allocation.guest)
-        try {
-          if (copied || this.#showsOldData) {
-            meta.l2.orderAfterFlush()
-          }
-          await meta.orderLinks()
-          this.link(slice, allocation, old)
-        } finally {
-          meta.l2.release(slice)
+        if (copied || this.#showsOldData) {
+          meta.l2.orderAfterFlush()
         }
-      } catch (error) {
-        await this.#giveBack(allocation)
-        throw error
+        await meta.orderLinks()
+        this.link(slice, allocation, old)
+      } finally {
+        meta.l2.release(slice)
       }
-      if (!allocation.keeps) {
-        await this.freeEntries(old, 'never')
-      }
-    })
+    } catch (error) {
+      await this.#giveBack(allocation)
+      throw error
+    }
+    if (!allocation.keeps) {
+      await this.freeEntries(old, 'never')
+    }
   }
 
   /** Whether linking replaces entries that own host space. */

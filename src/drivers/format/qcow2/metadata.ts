@@ -3,7 +3,7 @@ import { TableCache, type TableFile } from '../../../formatkit/index.js'
 import type { BlockChild, BlockNode } from '../../../graph/index.js'
 import type { Host } from '../../../host/index.js'
 import type { DebugEvent, IoNode } from '../../../io/index.js'
-import { Mutex, monotonicClock, type Wait } from '../../../sched/index.js'
+import { type Maybe, Mutex, monotonicClock, type Wait } from '../../../sched/index.js'
 import { ClusterAllocator, type DiscardPolicy } from './allocate.js'
 import { CacheCleaner } from './cache-clean.js'
 import type { CacheSizes } from './cache-sizes.js'
@@ -185,8 +185,8 @@ export class Qcow2Metadata {
   }
 
   /** Runs `body` with the metadata lock held. */
-  async locked<T>(body: () => Promise<T>): Promise<T> {
-    return await this.lock.run(body)
+  locked<T>(body: () => Maybe<T>): Promise<T> {
+    return this.lock.run(body)
   }
 
   /** File offset of the cached slice that holds entry `index` of the L2 table at `tableOffset`. */
