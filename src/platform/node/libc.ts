@@ -6,7 +6,8 @@ import { callLater, type Koffi, type KoffiFunction, koffi, type Library } from '
  */
 export interface Libc {
   readonly pageSize: number
-  preadv2(fd: number, iov: Uint8Array, count: number, offset: number, flags: number): number
+  /** `iov` is the address of an array of `count` iovecs, for at most 2 GiB: numbers are passed faster than buffers. */
+  preadv2(fd: number, iov: number, count: number, offset: number, flags: number): number
   /** One buffer given as an iovec; no offset, for sockets. */
   readv(fd: number, iov: Uint8Array, count: number): number
   writev(fd: number, iov: Uint8Array, count: number): number
@@ -120,7 +121,7 @@ function bind(caller: Koffi, library: Library): Libc {
       return f
     }
   }
-  const preadv2 = lazy('int64 preadv2(int fd, void *iov, int count, int64 offset, int flags)')
+  const preadv2 = lazy('int preadv2(int fd, uintptr_t iov, int count, int64 offset, int flags)')
   const readv = lazy('int64 readv(int fd, void *iov, int count)')
   const writev = lazy('int64 writev(int fd, void *iov, int count)')
   const ppoll = lazy('int ppoll(void *fds, uint64 count, void *timeout, void *mask)')
@@ -163,7 +164,11 @@ function bind(caller: Koffi, library: Library): Libc {
     address: (buffer) => Number(caller.address(buffer)),
     preadv2: (fd, iov, count, offset, flags) => {
       const f = preadv2()
-      return f === undefined ? -ENOSYS : outcome(f(fd, iov, count, offset, flags))
+      if (f === undefined) {
+        return -ENOSYS
+      }
+      const result = f(fd, iov, count, offset, flags) as number
+      return result < 0 ? -caller.errno() : result
     },
     readv: (fd, iov, count) => {
       const f = readv()

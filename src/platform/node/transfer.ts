@@ -15,6 +15,8 @@ const RWF_NOWAIT = 8
 /** One iovec of a 64-bit system, filled in for each request: address and length as 32-bit halves. */
 const iovec = new Uint8Array(16)
 const iovecWords = new Uint32Array(iovec.buffer)
+/** Its address; 0: not asked for yet. */
+let iovecAddress = 0
 
 /**
  * Reads what the page cache can give without waiting. Returns the bytes read, possibly fewer than
@@ -33,7 +35,10 @@ export function readCached(
   iovecWords[0] = address >>> 0
   iovecWords[1] = address / 0x1_0000_0000
   iovecWords[2] = bytes
-  return c.preadv2(fd, iovec, 1, offset, RWF_NOWAIT)
+  if (iovecAddress === 0) {
+    iovecAddress = addressOf(c, iovec)
+  }
+  return c.preadv2(fd, iovecAddress, 1, offset, RWF_NOWAIT)
 }
 
 /**
