@@ -9,16 +9,20 @@ import type { ExtentSink, IoNode } from '../io/index.js'
 export class FileExtents {
   #dataStart = 0
   #dataEnd = 0
+  /** Where data begins behind the hole found last; -1: not known. */
+  #nextData = -1
 
   /** The range may have become a hole. */
   forget(offset: number, bytes: number): void {
+    this.#nextData = -1
     if (offset < this.#dataEnd && this.#dataStart < offset + bytes) {
       this.#dataEnd = this.#dataStart
     }
   }
 
   /**
-   * Reports `[offset, +bytes)` of `file` to `sink` as extents of `node`, until the sink has enough.
+   * Reports `[offset, +bytes)` of `file` to `sink` as extents of `node`, until the sink has enough, or where
+   * data ends and a hole begins, or the other way round.
    * `align` is the node's request alignment in bytes; extents are multiples of it.
    */
   report(file: HostFile, node: IoNode, offset: number, bytes: number, align: number, sink: ExtentSink): void {
@@ -31,6 +35,9 @@ export class FileExtents {
           return
         }
         at += hole
+        if (at === this.#nextData) {
+          return
+        }
         continue
       }
       // Rounded up at the end of the file; a hole too small to be one request counts as data.
@@ -39,6 +46,9 @@ export class FileExtents {
         return
       }
       at += data
+      if (at === this.#dataEnd) {
+        return
+      }
     }
   }
 
@@ -47,18 +57,22 @@ export class FileExtents {
     if (at >= this.#dataStart && at < this.#dataEnd) {
       return this.#dataEnd - at
     }
-    const data = file.seekData(at)
-    if (data === undefined) {
-      return Infinity
+    if (at !== this.#nextData) {
+      const data = file.seekData(at)
+      if (data === undefined) {
+        return Infinity
+      }
+      if (data < 0) {
+        return -Infinity
+      }
+      if (data > at) {
+        this.#nextData = data
+        return at - data
+      }
     }
-    if (data < 0) {
-      return -Infinity
-    }
-    if (data > at) {
-      return at - data
-    }
+    this.#nextData = -1
     const hole = file.seekHole(at)
-    if (data < at || hole === undefined || hole <= at) {
+    if (hole === undefined || hole <= at) {
       // A hole was dug just now, or the end moved: pretend to know nothing.
       return Infinity
     }

@@ -9,6 +9,8 @@ import { RateLimit } from './rate-limit.js'
 import { sectorBytes } from './sectors.js'
 
 export interface FillOptions extends LongRun {
+  /** See `ConvertOptions`. */
+  readonly progressByPlace?: boolean | undefined
   /** The target was just created for this. */
   readonly isNew: boolean
   /** What the target leaves unallocated shows its backing file. */
@@ -68,6 +70,7 @@ export async function fillTarget(
   const pipeline = new ConvertPipeline(sources, plan, target, {
     signal: options.signal,
     progress: options.progress,
+    progressByPlace: options.progressByPlace === true,
     bufferBytes: step,
     compress,
     copyOffload: options.copyOffload,

@@ -12,6 +12,8 @@ export interface PipelineOptions extends LongRun {
   readonly bufferBytes: number
   readonly compress: boolean
   readonly copyOffload: boolean
+  /** Progress tells the place in the sources rather than data, so that nobody has to add that up first. */
+  readonly progressByPlace: boolean
   /** Requests in flight. */
   readonly parallel: number
   /** Whether writes may overtake each other. */
@@ -93,7 +95,7 @@ export class ConvertPipeline {
   /** Converts everything. When it throws, nothing is in flight any more. */
   async run(): Promise<void> {
     if (this.#options.progress !== undefined) {
-      this.#total = await this.#countData()
+      this.#total = this.#options.progressByPlace ? this.#sources.length : await this.#countData()
     }
     this.#startLane()
     // Lanes may be added while earlier ones end.
@@ -211,7 +213,12 @@ export class ConvertPipeline {
     }
     if (this.#isData(kind)) {
       this.dataBytes += bytes
-      options.progress?.(Math.min(this.dataBytes, this.#total), this.#total)
+      if (!options.progressByPlace) {
+        options.progress?.(Math.min(this.dataBytes, this.#total), this.#total)
+      }
+    }
+    if (options.progressByPlace) {
+      options.progress?.(Math.min(this.#next, this.#total), this.#total)
     }
     await this.#carryOut(lane, offset, bytes, kind)
     return true

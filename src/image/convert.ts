@@ -14,6 +14,11 @@ import { sectorBytes } from './sectors.js'
 import { type SnapshotWanted, showSnapshot } from './snapshot.js'
 
 export interface ConvertOptions extends LongRun, BitmapCopy {
+  /**
+   * `progress` tells the place in the sources instead of the data copied: a first pass over their maps, which adds
+   * up the data, is left out.
+   */
+  readonly progressByPlace?: boolean | undefined
   /** Concatenated in order. */
   readonly sources: readonly (ImageSpec | string)[]
   /** A new file or, with `skipCreate`, an image that exists; given by its `options` as for `--target-image-opts`. */
@@ -254,6 +259,7 @@ async function convertInto(
     dataBytes = await fillTarget(sources, target, {
       signal: options.signal,
       progress: options.progress,
+      progressByPlace: options.progressByPlace === true,
       isNew: options.skipCreate !== true,
       hasBacking,
       compress: options.compress === true,

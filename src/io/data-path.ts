@@ -149,6 +149,9 @@ export interface DirectPath {
   writeCompressed?(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): Wait
   zero?(offset: number, bytes: number, flags: number, out: RangeResult): Wait
   discard?(offset: number, bytes: number, out: RangeResult): Wait
-  /** As `MapPath.resolveRead`, for block status only. `'allocation'` permits skipping costly zero detection. */
+  /**
+   * As `MapPath.resolveRead`, for block status only: it may end early where another kind of extent begins.
+   * `'allocation'` permits skipping costly zero detection.
+   */
   status?(offset: number, bytes: number, want: 'zero' | 'allocation', out: ExtentSink): Wait
 }

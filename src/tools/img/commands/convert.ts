@@ -196,6 +196,8 @@ async function copy(
     const byOptions = flags.has('target-image-opts')
     const common: Omit<ConvertOptions, 'sources'> = {
       ...long,
+      // Nobody looks, unless a signal asks.
+      progressByPlace: style === 'none',
       target: tool.imageSpec(target, byOptions ? { imageOpts: true, format: targetFormat } : {}),
       format: targetFormat,
       options,
