@@ -65,7 +65,7 @@ export async function copyDifferences(
     await oldSide.read(offset, bytes)
     await newSide.read(offset, bytes)
     for (let done = 0; done < bytes; ) {
-      const run = findRun(oldSide.words, newSide.words, done, bytes, granularity)
+      const run = findRun(oldSide, newSide, done, bytes, granularity)
       if (run.different) {
         await writeRun(image, oldSide, offset + done, done, run.bytes, options.compress === true)
       }
@@ -123,6 +123,8 @@ async function unallocated(
 /** The contents of one of the backing files; what lies past its end, or all without one, is zero. */
 class Contents {
   readonly length: number
+  /** Whether what was read last is known to be zero throughout; the buffer holds something else then. */
+  isZero = false
   readonly buffer = new Uint8Array(chunkBytes)
   readonly words = new Int32Array(this.buffer.buffer)
   readonly #user: Backend | undefined
@@ -136,24 +138,35 @@ class Contents {
 
   async read(offset: number, bytes: number): Promise<void> {
     const inside = Math.max(0, Math.min(bytes, this.length - offset))
-    this.buffer.fill(0, inside, bytes)
-    if (inside === 0) {
-      return
-    }
     try {
-      await settled(this.#user?.read(offset, inside, this.buffer))
+      this.isZero = inside === 0 || (await this.#showsZeroes(offset, inside))
+      if (!this.isZero) {
+        this.buffer.fill(0, inside, bytes)
+        await settled(this.#user?.read(offset, inside, this.buffer))
+      }
     } catch (error) {
       throw blockError(codeOf(error), `error while reading from ${this.#which} backing file`, {
         cause: error,
       })
     }
   }
+
+  /** Whether the map of the backing file alone tells that the range is zero, so that it need not be read. */
+  async #showsZeroes(offset: number, bytes: number): Promise<boolean> {
+    const node = this.#user?.node
+    if (node === undefined) {
+      return true
+    }
+    const status = new ChainStatus()
+    await chainStatus(node, undefined, offset, bytes, 'zero', status)
+    return status.zero && status.bytes >= bytes
+  }
 }
 
 /** The longest run from `start` on, in steps of `granularity` bytes, that is all different or all the same. */
 function findRun(
-  a: Int32Array,
-  b: Int32Array,
+  a: Contents,
+  b: Contents,
   start: number,
   end: number,
   granularity: number,
@@ -166,9 +179,26 @@ function findRun(
   return { different, bytes: at - start }
 }
 
-function differs(a: Int32Array, b: Int32Array, start: number, end: number): boolean {
+function differs(a: Contents, b: Contents, start: number, end: number): boolean {
+  if (a.isZero) {
+    return !b.isZero && hasData(b.words, start, end)
+  }
+  if (b.isZero) {
+    return hasData(a.words, start, end)
+  }
+  const x = a.words
+  const y = b.words
   for (let i = start / 4; i < end / 4; i++) {
-    if (a[i] !== b[i]) {
+    if (x[i] !== y[i]) {
+      return true
+    }
+  }
+  return false
+}
+
+function hasData(words: Int32Array, start: number, end: number): boolean {
+  for (let i = start / 4; i < end / 4; i++) {
+    if (words[i] !== 0) {
       return true
     }
   }
@@ -187,6 +217,9 @@ async function writeRun(
     if (offset >= side.length) {
       await settled(image.writeZeroes(offset, bytes))
     } else {
+      if (side.isZero) {
+        side.buffer.fill(0, at, at + bytes)
+      }
       await settled(image.write(offset, bytes, side.buffer, at, compress ? ReqFlags.writeCompressed : 0))
     }
   } catch (error) {

@@ -109,6 +109,44 @@ describe('rebaseImage', () => {
     ])
   })
 
+  test('parts that are zero in one backing file or both', async () => {
+    const { layer } = machine()
+    const part = 32 * cluster
+    const make = async (path: string, values: readonly number[]): Promise<void> => {
+      const driver = layer.findFormat('qcow2')
+      if (driver === undefined) {
+        throw new Error('no qcow2')
+      }
+      await createWithDriver(layer, driver, path, { size: values.length * part })
+      const node = await layer.open(path, { driver: 'qcow2' }, { write: true })
+      for (const [index, value] of values.entries()) {
+        if (value !== 0) {
+          await node.write(index * part, part, new Uint8Array(part).fill(value), 0, 0)
+        }
+      }
+      await layer.unref(node)
+    }
+    await make('/old', [1, 0, 2, 0, 3, 0])
+    await make('/new', [0, 4, 2, 0, 5])
+    await overlay(layer, '/top', '/old', 'qcow2', 6 * part)
+    const before = await contents(layer, '/top')
+    await rebaseImage(
+      layer,
+      { filename: '/top', format: 'qcow2' },
+      { backing: '/new', backingFormat: 'qcow2' },
+    )
+    expect(Buffer.compare(await contents(layer, '/top'), before)).toBe(0)
+    const node = await layer.open('/top', { driver: 'qcow2' })
+    const copied: boolean[] = []
+    for (let at = 0; at < 6; at++) {
+      const status = new BlockStatus()
+      await node.status(at * part, part, 'allocation', status)
+      copied.push(status.allocated)
+    }
+    expect(copied).toEqual([true, true, false, false, true, false])
+    await layer.unref(node)
+  })
+
   test('an abort leaves the old backing file and the contents', async () => {
     const { layer, host } = machine()
     host.put('/old', bytes(1, 2, 3, 4))
