@@ -6,11 +6,12 @@ import { callLater, type Koffi, type KoffiFunction, koffi, type Library } from '
  */
 export interface Libc {
   readonly pageSize: number
-  /** `iov` is the address of an array of `count` iovecs, for at most 2 GiB: numbers are passed faster than buffers. */
+  // Addresses instead of buffers, and results of 32 bits, are passed faster; so these move less than 2 GiB at a time.
+  /** `iov` is the address of `count` iovecs. */
   preadv2(fd: number, iov: number, count: number, offset: number, flags: number): number
-  /** One buffer given as an iovec; no offset, for sockets. */
-  readv(fd: number, iov: Uint8Array, count: number): number
-  writev(fd: number, iov: Uint8Array, count: number): number
+  /** `address` is that of memory of at least `bytes`. */
+  recv(fd: number, address: number, bytes: number, flags: number): number
+  send(fd: number, address: number, bytes: number, flags: number): number
   /** `fds` holds `count` structures of 8 bytes; `timeout` is a timespec, null: for ever. */
   ppoll(fds: Uint8Array, count: number, timeout: Uint8Array | null): number
   lseek(fd: number, offset: number, whence: number): number
@@ -122,8 +123,8 @@ function bind(caller: Koffi, library: Library): Libc {
     }
   }
   const preadv2 = lazy('int preadv2(int fd, uintptr_t iov, int count, int64 offset, int flags)')
-  const readv = lazy('int64 readv(int fd, void *iov, int count)')
-  const writev = lazy('int64 writev(int fd, void *iov, int count)')
+  const recv = lazy('int recv(int fd, uintptr_t address, size_t bytes, int flags)')
+  const send = lazy('int send(int fd, uintptr_t address, size_t bytes, int flags)')
   const ppoll = lazy('int ppoll(void *fds, uint64 count, void *timeout, void *mask)')
   const lseek = lazy('int64 lseek(int fd, int64 offset, int whence)')
   const fallocate = lazy('int fallocate(int fd, int mode, int64 offset, int64 length)')
@@ -149,6 +150,9 @@ function bind(caller: Koffi, library: Library): Libc {
     const number = Number(result)
     return number < 0 ? -caller.errno() : number
   }
+  /** As {@link outcome}, of a result that is a number for certain. */
+  const short = (result: number | bigint): number =>
+    (result as number) < 0 ? -caller.errno() : (result as number)
   const now = (f: KoffiFunction | undefined, ...args: unknown[]): number =>
     f === undefined ? -ENOSYS : outcome(f(...args))
 
@@ -164,19 +168,15 @@ function bind(caller: Koffi, library: Library): Libc {
     address: (buffer) => Number(caller.address(buffer)),
     preadv2: (fd, iov, count, offset, flags) => {
       const f = preadv2()
-      if (f === undefined) {
-        return -ENOSYS
-      }
-      const result = f(fd, iov, count, offset, flags) as number
-      return result < 0 ? -caller.errno() : result
+      return f === undefined ? -ENOSYS : short(f(fd, iov, count, offset, flags))
     },
-    readv: (fd, iov, count) => {
-      const f = readv()
-      return f === undefined ? -ENOSYS : outcome(f(fd, iov, count))
+    recv: (fd, address, bytes, flags) => {
+      const f = recv()
+      return f === undefined ? -ENOSYS : short(f(fd, address, bytes, flags))
     },
-    writev: (fd, iov, count) => {
-      const f = writev()
-      return f === undefined ? -ENOSYS : outcome(f(fd, iov, count))
+    send: (fd, address, bytes, flags) => {
+      const f = send()
+      return f === undefined ? -ENOSYS : short(f(fd, address, bytes, flags))
     },
     ppoll: (fds, count, timeout) => {
       const f = ppoll()

@@ -37,9 +37,10 @@ const POLLIN = 1
 const POLLOUT = 4
 const EPIPE = 32
 
-/** One iovec of a 64-bit system: address and length as 32-bit halves. */
-const iovec = new Uint8Array(16)
-const iovecWords = new Uint32Array(iovec.buffer)
+/** MSG_DONTWAIT | MSG_NOSIGNAL */
+const messageFlags = 0x4040
+/** Most bytes handed to the kernel in one call. */
+const callBytes = 1 << 30
 
 /** Bytes that wait for room in the kernel's buffer. */
 interface Outgoing {
@@ -225,8 +226,8 @@ export class RawSocket implements HostSocket {
     if (!this.#hot) {
       return undefined
     }
-    this.#fillIovec(buffer, offset, bytes)
-    const got = this.#libc.readv(this.fd, iovec, 1)
+    const address = this.#addressOf(buffer, offset, bytes)
+    const got = this.#libc.recv(this.fd, address, Math.min(bytes, callBytes), messageFlags)
     if (got > 0) {
       return got
     }
@@ -243,15 +244,12 @@ export class RawSocket implements HostSocket {
     throw this.#error
   }
 
-  #fillIovec(buffer: Uint8Array, offset: number, bytes: number): void {
+  /** Address of `buffer[offset]`, for a transfer of `bytes`, which fit. */
+  #addressOf(buffer: Uint8Array, offset: number, bytes: number): number {
     if (!(offset >= 0 && bytes > 0 && offset + bytes <= buffer.length)) {
       throw new RangeError(`range ${offset}, +${bytes} is outside ${buffer.length} bytes`)
     }
-    const address = addressOf(this.#libc, buffer) + offset
-    iovecWords[0] = address >>> 0
-    iovecWords[1] = address / 0x1_0000_0000
-    iovecWords[2] = bytes
-    iovecWords[3] = 0
+    return addressOf(this.#libc, buffer) + offset
   }
 
   write(buffer: Uint8Array, offset: number, bytes: number): Wait {
@@ -276,10 +274,14 @@ export class RawSocket implements HostSocket {
 
   /** Sends as much as there is room for; returns how much. */
   #send(buffer: Uint8Array, offset: number, bytes: number): number {
+    if (bytes === 0) {
+      return 0
+    }
+    const address = this.#addressOf(buffer, offset, bytes)
     let done = 0
     while (done < bytes) {
-      this.#fillIovec(buffer, offset + done, bytes - done)
-      const put = this.#libc.writev(this.fd, iovec, 1)
+      const length = Math.min(bytes - done, callBytes)
+      const put = this.#libc.send(this.fd, address + done, length, messageFlags)
       if (put >= 0) {
         done += put
       } else if (put === -Errno.EAGAIN) {
