@@ -28,6 +28,11 @@ export interface MemoryHostOptions {
   readonly fault?: (operation: MemoryOperation) => ErrnoName | undefined
   /** Turns to wait before an operation completes; 0 completes it synchronously. */
   readonly delay?: (operation: MemoryOperation) => number
+  /**
+   * Called before an operation takes effect and before it is answered, both of which wait for what it returns. What is
+   * written is then taken from the caller's buffer when the write takes effect, not when it begins.
+   */
+  readonly hold?: (operation: MemoryOperation, moment: 'effect' | 'answer') => Wait
   /** Sees every write, truncation, zeroing and flush that succeeded, in order. */
   readonly log?: (operation: MemoryOperation) => void
   readonly pathStyle?: 'posix' | 'win32'
@@ -161,7 +166,7 @@ class MemoryFile implements HostFile {
     const options = this.#host.options
     const code = options.fault?.(operation)
     const turns = options.delay?.(operation) ?? 0
-    if (turns === 0) {
+    if (turns === 0 && options.hold === undefined) {
       if (code !== undefined) {
         throw ioError(code)
       }
@@ -183,13 +188,16 @@ class MemoryFile implements HostFile {
     for (let turn = 0; turn < turns; turn++) {
       await Promise.resolve()
     }
+    const { hold, log } = this.#host.options
+    await hold?.(operation, 'effect')
     if (code !== undefined) {
       throw ioError(code)
     }
     effect()
     if (operation.kind !== 'read') {
-      this.#host.options.log?.(operation)
+      log?.(operation.kind === 'write' ? { ...operation, data: operation.data.slice() } : operation)
     }
+    await hold?.(operation, 'answer')
   }
 
   read(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): Wait {
@@ -205,7 +213,9 @@ class MemoryFile implements HostFile {
     if (offset + bytes > (this.#host.options.capacity ?? Number.POSITIVE_INFINITY)) {
       throw ioError('ENOSPC')
     }
-    const data = buffer.slice(bufferOffset, bufferOffset + bytes)
+    const end = bufferOffset + bytes
+    const held = this.#host.options.hold !== undefined
+    const data = held ? buffer.subarray(bufferOffset, end) : buffer.slice(bufferOffset, end)
     return this.#run({ kind: 'write', path: this.path, offset, data }, () => {
       this.#contents.zones?.writing(offset, bytes)
       this.#contents.write(offset, data)
