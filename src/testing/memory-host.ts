@@ -159,7 +159,8 @@ class MemoryFile implements HostFile {
     return this.#contents.zones
   }
 
-  #run(operation: MemoryOperation, effect: () => void): Wait {
+  /** @param effect returns false if there was nothing to do */
+  #run(operation: MemoryOperation, effect: () => boolean | undefined): Wait {
     if (this.#closed) {
       throw ioError('EBADF')
     }
@@ -170,8 +171,7 @@ class MemoryFile implements HostFile {
       if (code !== undefined) {
         throw ioError(code)
       }
-      effect()
-      if (operation.kind !== 'read') {
+      if (effect() !== false && operation.kind !== 'read') {
         options.log?.(operation)
       }
       return undefined
@@ -183,7 +183,7 @@ class MemoryFile implements HostFile {
     turns: number,
     code: ErrnoName | undefined,
     operation: MemoryOperation,
-    effect: () => void,
+    effect: () => boolean | undefined,
   ): Promise<void> {
     for (let turn = 0; turn < turns; turn++) {
       await Promise.resolve()
@@ -193,8 +193,7 @@ class MemoryFile implements HostFile {
     if (code !== undefined) {
       throw ioError(code)
     }
-    effect()
-    if (operation.kind !== 'read') {
+    if (effect() !== false && operation.kind !== 'read') {
       log?.(operation.kind === 'write' ? { ...operation, data: operation.data.slice() } : operation)
     }
     await hold?.(operation, 'answer')
@@ -203,6 +202,7 @@ class MemoryFile implements HostFile {
   read(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): Wait {
     return this.#run({ kind: 'read', path: this.path, offset, bytes }, () => {
       this.#contents.read(offset, bytes, buffer, bufferOffset)
+      return undefined
     })
   }
 
@@ -219,6 +219,7 @@ class MemoryFile implements HostFile {
     return this.#run({ kind: 'write', path: this.path, offset, data }, () => {
       this.#contents.zones?.writing(offset, bytes)
       this.#contents.write(offset, data)
+      return undefined
     })
   }
 
@@ -240,28 +241,44 @@ class MemoryFile implements HostFile {
     }
     return this.#run({ kind: 'truncate', path: this.path, length }, () => {
       this.#contents.truncate(length)
+      return undefined
+    })
+  }
+
+  /** Makes the file longer, unless another has done so meanwhile: it never gets shorter. */
+  #grow(length: number): Wait {
+    const { capacity = Number.POSITIVE_INFINITY } = this.#host.options
+    if (length <= this.#contents.size) {
+      return undefined
+    }
+    if (length > capacity) {
+      throw ioError('ENOSPC')
+    }
+    return this.#run({ kind: 'truncate', path: this.path, length }, () => {
+      if (length <= this.#contents.size) {
+        return false
+      }
+      this.#contents.truncate(length)
+      return undefined
     })
   }
 
   async allocate(offset: number, bytes: number): Promise<boolean> {
-    if (offset + bytes > this.#contents.size) {
-      await this.truncate(offset + bytes)
-    }
+    await this.#grow(offset + bytes)
     return true
   }
 
   async punchHole(offset: number, bytes: number): Promise<boolean> {
     await this.#run({ kind: 'zero', path: this.path, offset, bytes }, () => {
       this.#contents.zero(offset, bytes)
+      return undefined
     })
     return true
   }
 
   async zeroRange(offset: number, bytes: number): Promise<boolean> {
     await this.punchHole(offset, bytes)
-    if (offset + bytes > this.#contents.size) {
-      await this.truncate(offset + bytes)
-    }
+    await this.#grow(offset + bytes)
     return true
   }
 

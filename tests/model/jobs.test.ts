@@ -1,5 +1,13 @@
 import { expect, test } from 'vitest'
-import { addDirtyBitmap, type Backend, type BlockNode, checkNode, drain } from '../../src/graph/index.js'
+import {
+  addDirtyBitmap,
+  appendNode,
+  type Backend,
+  type BlockNode,
+  checkNode,
+  drain,
+  reopenSetReadOnly,
+} from '../../src/graph/index.js'
 import {
   type BlockJob,
   createActiveCommit,
@@ -9,7 +17,7 @@ import {
   createStream,
 } from '../../src/jobs/index.js'
 import type { Clock } from '../../src/sched/index.js'
-import { chainOf, Guest, Machine, read, seeded } from '../jobs/machine.js'
+import { chainOf, Guest, Machine, read, seeded, settled } from '../jobs/machine.js'
 
 /**
  * Random sequences of jobs under a guest that goes on writing. Jobs are paused, hurried, slowed down,
@@ -91,9 +99,10 @@ class Sequence {
   }
 
   async start(): Promise<void> {
-    // From then on it may be the guest's own image, and nobody knows what is left of a write that fails.
+    // From then on it may be the guest's own image, and nobody knows what is left of a write that fails; or it is closed
+    // for writing, which fails as well.
     this.machine.layer.events.on(({ data }) => {
-      if (data.status === 'pending') {
+      if (data.status === 'pending' || data.status === 'aborting') {
         this.#failing = undefined
       }
     })
@@ -120,19 +129,34 @@ class Sequence {
   }
 
   async #overlay(): Promise<void> {
+    const name = this.#name()
+    const backing = this.chain[0] ?? ''
+    await this.machine.create({ name, size, clusterSize: this.#clusterSize(), backing })
+    this.chain.unshift(name)
+    this.#backup = undefined
+    if (this.random(2) === 0) {
+      await this.#overlayInUse(name)
+      return
+    }
     await this.guest.stop()
     await this.device.close()
-    const name = this.#name()
-    await this.machine.create({
-      name,
-      size,
-      clusterSize: this.#clusterSize(),
-      backing: this.chain[0] ?? '',
-    })
-    this.chain.unshift(name)
     this.device = await this.machine.device(name)
-    this.#backup = undefined
     this.guest = new Guest(this.device, this.guest.model, this.random(1 << 20)).start()
+  }
+
+  /** The guest goes on writing while the overlay comes. */
+  async #overlayInUse(name: string): Promise<void> {
+    this.log.push(`overlay ${name}`)
+    const { layer } = this.machine
+    const overlay = await layer.open(name, { driver: 'qcow2', backing: null } as never, {
+      write: true,
+      unmap: true,
+    })
+    const { node } = this.device
+    await settled(node.flush())
+    await appendNode(overlay, node)
+    await reopenSetReadOnly(node, true)
+    await layer.unref(overlay)
   }
 
   async #target(backing?: string): Promise<{ name: string; node: BlockNode }> {
