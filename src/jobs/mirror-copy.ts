@@ -222,8 +222,14 @@ export class MirrorCopy {
     try {
       await settled(write.source())
     } finally {
-      this.#markDirty(write.offset, write.bytes)
+      this.written(write.offset, write.bytes)
     }
+  }
+
+  /** The guest has written to the source alone, or has tried to. */
+  written(offset: number, bytes: number): void {
+    this.activelySynced = false
+    this.#markDirty(offset, bytes)
   }
 
   #markDirty(offset: number, bytes: number): void {

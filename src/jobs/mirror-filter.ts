@@ -1,6 +1,7 @@
 import { type BlockChild, type BlockDriver, defaultChildPermissions, Perm } from '../graph/index.js'
 import type { RangeResult } from '../io/index.js'
 import type { Wait } from '../sched/index.js'
+import { settled } from './copying.js'
 import { JobFilter, noDemands } from './filter-node.js'
 
 export type MirrorMethod = 'copy' | 'zero' | 'discard'
@@ -28,6 +29,8 @@ export const mirrorTop: BlockDriver = {
 export class MirrorTop extends JobFilter {
   /** Gets every write while it is set. */
   onWrite: ((write: MirroredWrite) => Wait) | undefined = undefined
+  /** Hears of writes that began before there was {@link onWrite}, when they are over, or have failed. */
+  onEarlyWrite: ((offset: number, bytes: number) => void) | undefined = undefined
   /** The target is below the source: what is between the two is inconsistent to others. */
   isCommit = false
   /** Nothing is passed on any more. */
@@ -51,30 +54,37 @@ export class MirrorTop extends JobFilter {
     flags: number,
   ): Wait {
     const source = (): Wait => super.write(offset, bytes, buffer, bufferOffset, flags)
-    return this.onWrite === undefined
-      ? source()
-      : this.onWrite({ offset, bytes, source, method: 'copy', flags, buffer, bufferOffset })
+    return this.#pass({ offset, bytes, source, method: 'copy', flags, buffer, bufferOffset })
   }
 
   override zero(offset: number, bytes: number, flags: number, out: RangeResult): Wait {
     const source = (): Wait => super.zero(offset, bytes, flags, out)
-    return this.onWrite === undefined
-      ? source()
-      : this.onWrite({ offset, bytes, source, method: 'zero', flags, buffer: undefined, bufferOffset: 0 })
+    return this.#pass({ offset, bytes, source, method: 'zero', flags, buffer: undefined, bufferOffset: 0 })
   }
 
   override discard(offset: number, bytes: number, out: RangeResult): Wait {
     const source = (): Wait => super.discard(offset, bytes, out)
-    return this.onWrite === undefined
-      ? source()
-      : this.onWrite({
-          offset,
-          bytes,
-          source,
-          method: 'discard',
-          flags: 0,
-          buffer: undefined,
-          bufferOffset: 0,
-        })
+    return this.#pass({
+      offset,
+      bytes,
+      source,
+      method: 'discard',
+      flags: 0,
+      buffer: undefined,
+      bufferOffset: 0,
+    })
+  }
+
+  #pass(write: MirroredWrite): Wait {
+    return this.onWrite === undefined ? this.#early(write) : this.onWrite(write)
+  }
+
+  /** While this is in flight the job may begin, and be past this place when it ends. */
+  async #early({ offset, bytes, source }: MirroredWrite): Promise<void> {
+    try {
+      await settled(source())
+    } finally {
+      this.onEarlyWrite?.(offset, bytes)
+    }
   }
 }

@@ -316,6 +316,9 @@ class Mirror implements BlockJobDriver {
     })
     this.#copy = copy
     this.#top.onWrite = (write) => copy.background(write)
+    this.#top.onEarlyWrite = (offset, bytes) => {
+      copy.written(offset, bytes)
+    }
   }
 
   async run(job: BlockJob): Promise<void> {
@@ -479,6 +482,7 @@ class Mirror implements BlockJobDriver {
         unfreezeChain(filter, target)
       }
       this.#top.onWrite = undefined
+      this.#top.onEarlyWrite = undefined
       this.#bitmap.release()
       try {
         await job.removeNode(job.devices[0])

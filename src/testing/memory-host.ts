@@ -28,6 +28,11 @@ export interface MemoryHostOptions {
   readonly fault?: (operation: MemoryOperation) => ErrnoName | undefined
   /** Turns to wait before an operation completes; 0 completes it synchronously. */
   readonly delay?: (operation: MemoryOperation) => number
+  /**
+   * Called before an operation takes effect and before it is answered, both of which wait for what it returns. What is
+   * written is then taken from the caller's buffer when the write takes effect, not when it begins.
+   */
+  readonly hold?: (operation: MemoryOperation, moment: 'effect' | 'answer') => Wait
   /** Sees every write, truncation, zeroing and flush that succeeded, in order. */
   readonly log?: (operation: MemoryOperation) => void
   readonly pathStyle?: 'posix' | 'win32'
@@ -154,19 +159,19 @@ class MemoryFile implements HostFile {
     return this.#contents.zones
   }
 
-  #run(operation: MemoryOperation, effect: () => void): Wait {
+  /** @param effect returns false if there was nothing to do */
+  #run(operation: MemoryOperation, effect: () => boolean | undefined): Wait {
     if (this.#closed) {
       throw ioError('EBADF')
     }
     const options = this.#host.options
     const code = options.fault?.(operation)
     const turns = options.delay?.(operation) ?? 0
-    if (turns === 0) {
+    if (turns === 0 && options.hold === undefined) {
       if (code !== undefined) {
         throw ioError(code)
       }
-      effect()
-      if (operation.kind !== 'read') {
+      if (effect() !== false && operation.kind !== 'read') {
         options.log?.(operation)
       }
       return undefined
@@ -178,23 +183,26 @@ class MemoryFile implements HostFile {
     turns: number,
     code: ErrnoName | undefined,
     operation: MemoryOperation,
-    effect: () => void,
+    effect: () => boolean | undefined,
   ): Promise<void> {
     for (let turn = 0; turn < turns; turn++) {
       await Promise.resolve()
     }
+    const { hold, log } = this.#host.options
+    await hold?.(operation, 'effect')
     if (code !== undefined) {
       throw ioError(code)
     }
-    effect()
-    if (operation.kind !== 'read') {
-      this.#host.options.log?.(operation)
+    if (effect() !== false && operation.kind !== 'read') {
+      log?.(operation.kind === 'write' ? { ...operation, data: operation.data.slice() } : operation)
     }
+    await hold?.(operation, 'answer')
   }
 
   read(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): Wait {
     return this.#run({ kind: 'read', path: this.path, offset, bytes }, () => {
       this.#contents.read(offset, bytes, buffer, bufferOffset)
+      return undefined
     })
   }
 
@@ -205,10 +213,13 @@ class MemoryFile implements HostFile {
     if (offset + bytes > (this.#host.options.capacity ?? Number.POSITIVE_INFINITY)) {
       throw ioError('ENOSPC')
     }
-    const data = buffer.slice(bufferOffset, bufferOffset + bytes)
+    const end = bufferOffset + bytes
+    const held = this.#host.options.hold !== undefined
+    const data = held ? buffer.subarray(bufferOffset, end) : buffer.slice(bufferOffset, end)
     return this.#run({ kind: 'write', path: this.path, offset, data }, () => {
       this.#contents.zones?.writing(offset, bytes)
       this.#contents.write(offset, data)
+      return undefined
     })
   }
 
@@ -230,28 +241,44 @@ class MemoryFile implements HostFile {
     }
     return this.#run({ kind: 'truncate', path: this.path, length }, () => {
       this.#contents.truncate(length)
+      return undefined
+    })
+  }
+
+  /** Makes the file longer, unless another has done so meanwhile: it never gets shorter. */
+  #grow(length: number): Wait {
+    const { capacity = Number.POSITIVE_INFINITY } = this.#host.options
+    if (length <= this.#contents.size) {
+      return undefined
+    }
+    if (length > capacity) {
+      throw ioError('ENOSPC')
+    }
+    return this.#run({ kind: 'truncate', path: this.path, length }, () => {
+      if (length <= this.#contents.size) {
+        return false
+      }
+      this.#contents.truncate(length)
+      return undefined
     })
   }
 
   async allocate(offset: number, bytes: number): Promise<boolean> {
-    if (offset + bytes > this.#contents.size) {
-      await this.truncate(offset + bytes)
-    }
+    await this.#grow(offset + bytes)
     return true
   }
 
   async punchHole(offset: number, bytes: number): Promise<boolean> {
     await this.#run({ kind: 'zero', path: this.path, offset, bytes }, () => {
       this.#contents.zero(offset, bytes)
+      return undefined
     })
     return true
   }
 
   async zeroRange(offset: number, bytes: number): Promise<boolean> {
     await this.punchHole(offset, bytes)
-    if (offset + bytes > this.#contents.size) {
-      await this.truncate(offset + bytes)
-    }
+    await this.#grow(offset + bytes)
     return true
   }
 

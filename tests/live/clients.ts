@@ -23,8 +23,12 @@ export const layout = {
 /** From here to the end the model knows every byte. */
 export const modelled = layout.small.offset
 
-/** Runs a program, waiting without blocking; throws with what it said if it fails. */
-export async function program(name: string, args: readonly string[]): Promise<string> {
+/** Runs a program, waiting without blocking; throws with what it said if its exit code is not a good one. */
+export async function program(
+  name: string,
+  args: readonly string[],
+  good: readonly (number | null)[] = [0],
+): Promise<string> {
   const child = spawn(name, args, { stdio: ['ignore', 'pipe', 'pipe'] })
   let output = ''
   child.stdout.on('data', (text: Buffer) => {
@@ -37,7 +41,7 @@ export async function program(name: string, args: readonly string[]): Promise<st
     child.once('error', reject)
     child.once('close', resolve)
   })
-  if (code !== 0) {
+  if (!good.includes(code)) {
     throw new Error(`${name} ${args.join(' ')} ended with ${code}: ${output}`)
   }
   return output
@@ -210,6 +214,29 @@ export class PatternWriter {
       }
       this.#apply(state, this.#changes[at - from])
     }
+  }
+
+  /** What is wrong with the modelled part of `contents`, which {@link matches} has found not to be as it was after `to` writes. */
+  explain(contents: Uint8Array, to: number): string {
+    const state = this.#base.slice()
+    const done = this.#changes.slice(0, to - this.#baseCount)
+    for (const change of done) {
+      this.#apply(state, change)
+    }
+    const found = contents.subarray(modelled)
+    const first = state.findIndex((byte, at) => byte !== found[at])
+    let end = first
+    while (end < state.length && state[end] !== found[end]) {
+      end++
+    }
+    const range = `after ${to} writes the disk differs first in [${modelled + first}, ${modelled + end})`
+    const by = done.findLastIndex(
+      ({ offset, length }) => offset <= modelled + first && modelled + first < offset + length,
+    )
+    const change = done[by]
+    return change === undefined
+      ? `${range}, which none of the last ${done.length} wrote`
+      : `${range}, last written by number ${this.#baseCount + by + 1}: ${change.length} bytes at ${change.offset}`
   }
 
   #apply(state: Uint8Array, change: Change | undefined): void {

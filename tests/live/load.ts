@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { connectQmp, type QmpClient, type QmpEvent } from '../../src/index.js'
 import { seeded } from '../jobs/machine.js'
-import { FioClient, layout, makeLargeFilesystem, PatternWriter, program } from './clients.js'
+import { FioClient, layout, makeLargeFilesystem, modelled, PatternWriter, program } from './clients.js'
 
 const tool = fileURLToPath(new URL('../../bin/blockgraph-storage-daemon', import.meta.url))
 const fioBytes = 16 * 1024 * 1024
@@ -71,6 +71,7 @@ export class Load {
   readonly counts = new Map<string, number>()
   jobs = 0
   checks = 0
+  patternChecks = 0
   peak = 0
   readonly #options: LoadOptions
   readonly #random: (below: number) => number
@@ -83,7 +84,8 @@ export class Load {
   #fio!: FioClient
   readonly #status = new Map<string, string>()
   readonly #over = new Map<string, { error: string | undefined; cancelled: boolean; at: number }>()
-  #log: string[] = []
+  /** What has been done, for whom a failure is shown to. */
+  readonly #log: string[] = []
   #failure: Error | undefined
 
   constructor(options: LoadOptions) {
@@ -111,6 +113,10 @@ export class Load {
       while (Date.now() < end) {
         await this.#job()
         this.jobs++
+        await this.#checkImages()
+        if (this.#random(2) === 0) {
+          await this.#checkPatterns()
+        }
         if (this.jobs % 8 === 0) {
           await this.#quiet()
         }
@@ -124,7 +130,7 @@ export class Load {
     } catch (error) {
       this.#child?.kill('SIGKILL')
       throw new Error(
-        `seed ${this.#options.seed}: ${error instanceof Error ? error.stack : error}\n${this.#log.slice(-40).join('\n')}`,
+        `seed ${this.#options.seed}: ${error instanceof Error ? error.stack : error}\n${this.#log.join('\n')}`,
         { cause: error },
       )
     }
@@ -134,7 +140,7 @@ export class Load {
     const kinds = [...this.counts].sort().map(([kind, count]) => `${kind} ${count}`)
     return `${this.jobs} jobs (${kinds.join(', ')}), ${this.writes} writes of patterns, ${this.fioRuns} runs of fio, ${
       this.checks
-    } whole checks, resident at most ${Math.round(this.peak / 1048576)} MiB`
+    } checks of everything, ${this.patternChecks} of the patterns, resident at most ${Math.round(this.peak / 1048576)} MiB`
   }
 
   async #start(): Promise<void> {
@@ -248,7 +254,7 @@ export class Load {
           asked: asked ?? 0,
         }
         const word = succeeded ? (outcome.completed ? 'completed' : 'succeeded') : 'cancelled'
-        this.#log.push(`  ${id} ${word}`)
+        this.#log.push(`  ${id} ${word}, ${this.#counts()}`)
         return outcome
       }
       if (Date.now() > late) {
@@ -257,10 +263,14 @@ export class Load {
       const status = this.#status.get(id)
       const action = random(30)
       // What a job in its last moments refuses is no fault.
-      const ask = async (command: string, more: object = {}): Promise<void> => {
-        await client.execute(command, { device: id, ...more }).catch((error: Error) => {
-          this.#log.push(`  ${command}: ${error.message}`)
-        })
+      const ask = async (command: string, more: object = {}): Promise<boolean> => {
+        try {
+          await client.execute(command, { device: id, ...more })
+          return true
+        } catch (error) {
+          this.#log.push(`  ${command}: ${error instanceof Error ? error.message : error}`)
+          return false
+        }
       }
       if (paused) {
         if (action < 10) {
@@ -278,7 +288,9 @@ export class Load {
         await ask('block-job-cancel', { force: true })
       } else if (status === 'ready' && asked === undefined && !forced && (action < 12 || ready++ > 20)) {
         asked = this.#writer.finished
-        await ask(ending === 'complete' ? 'block-job-complete' : 'block-job-cancel')
+        if (!(await ask(ending === 'complete' ? 'block-job-complete' : 'block-job-cancel'))) {
+          asked = undefined
+        }
       }
     }
   }
@@ -289,7 +301,7 @@ export class Load {
     const id = `j${this.jobs}`
     const kinds = ['backup', 'mirror', 'overlay', 'active commit', 'commit', 'stream'] as const
     const name = kinds[kind] ?? 'backup'
-    this.#log.push(`${id} ${name} on ${this.#chain.join(' ')}`)
+    this.#log.push(`${id} ${name} on ${this.#chain.join(' ')}, ${this.#counts()}`)
     const speed = [16, 32, 64][this.#random(3)] ?? 16
     const common = { 'job-id': id, device: this.#chain[0] ?? '', speed: speed << 20 }
     let succeeded = true
@@ -312,6 +324,51 @@ export class Load {
     this.counts.set(key, (this.counts.get(key) ?? 0) + 1)
   }
 
+  #counts(): string {
+    return `${this.#writer.finished} of ${this.#writer.begun} writes done`
+  }
+
+  /** The images below the active one, which nobody writes now, must be sound, and each header name the next image. */
+  async #checkImages(): Promise<void> {
+    for (const [depth, name] of this.#chain.entries()) {
+      const path = this.#path(name)
+      const info = await program('qemu-img', ['info', '-U', '-f', 'qcow2', '--output=json', path])
+      const { 'backing-filename': named } = JSON.parse(info) as { 'backing-filename'?: string }
+      const below = this.#chain[depth + 1]
+      if (named !== (below === undefined ? undefined : `${below}.qcow2`)) {
+        throw new Error(`the header of ${name} names ${named}, and ${below} is below it`)
+      }
+      if (depth > 0) {
+        // What is not flushed yet may show as leaks.
+        await program('qemu-img', ['check', '-U', '-q', '-f', 'qcow2', path], [0, 3])
+      }
+    }
+  }
+
+  /** With the writer of patterns at rest, what it wrote must be there. */
+  async #checkPatterns(): Promise<void> {
+    await this.#writer.stop()
+    const { dir } = this.#options
+    const part = join(dir, 'patterns.raw')
+    const server = `file.driver=nbd,file.export=disk,file.server.type=unix,file.server.path=${dir}/nbd.sock`
+    const range = `driver=raw,offset=${modelled},size=${layout.size - modelled}`
+    await program('qemu-img', ['convert', '-O', 'raw', '--image-opts', `${range},${server}`, part])
+    const contents = new Uint8Array(layout.size)
+    contents.set(readFileSync(part), modelled)
+    const count = this.#writer.finished
+    this.#expectPatterns('the export', contents, count, count)
+    rmSync(part)
+    this.patternChecks++
+    this.#writer.start()
+  }
+
+  #expectPatterns(what: string, contents: Uint8Array, from: number, to: number): void {
+    if (!this.#writer.matches(contents, from, to)) {
+      const why = this.#writer.explain(contents, to)
+      throw new Error(`${what} is not the disk after any of ${from} to ${to} writes: ${why}`)
+    }
+  }
+
   /** The target of a job, closed, must be the disk at a moment between two counts of writes. */
   async #expectTarget(name: string, from: number, to: number): Promise<void> {
     const raw = join(this.#options.dir, `${name}.raw`)
@@ -324,9 +381,7 @@ export class Load {
   /** A copy of the disk, which goes, must be of a moment between two counts of writes. */
   async #expectDisk(raw: string, from: number, to: number): Promise<void> {
     const contents = readFileSync(raw)
-    if (!this.#writer.matches(contents, from, to)) {
-      throw new Error(`${raw} is not the disk after any of ${from} to ${to} writes`)
-    }
+    this.#expectPatterns(raw, contents, from, to)
     const torn = this.#fio.torn(contents)
     if (torn !== undefined) {
       throw new Error(`${raw} has something at ${torn} that nobody wrote`)
@@ -389,6 +444,8 @@ export class Load {
       ...common,
       'top-node': this.#chain[top],
       'base-node': this.#chain[base],
+      // Without it the name that is recorded tells of images that are below the base only now.
+      ...(top > 0 ? { 'backing-file': `${this.#chain[base]}.qcow2` } : {}),
     })
     const { succeeded, completed } = await this.#drive(common['job-id'], 'complete')
     const done = succeeded && (top > 0 || completed)
@@ -406,7 +463,7 @@ export class Load {
     await this.#client.execute('block-stream', {
       ...common,
       device: this.#chain[to],
-      ...(node === undefined ? {} : { 'base-node': node }),
+      ...(node === undefined ? {} : { 'base-node': node, 'backing-file': `${node}.qcow2` }),
     })
     const { succeeded } = await this.#drive(common['job-id'], 'complete')
     if (succeeded) {

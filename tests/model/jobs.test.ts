@@ -1,5 +1,13 @@
 import { expect, test } from 'vitest'
-import { addDirtyBitmap, type Backend, type BlockNode, checkNode, drain } from '../../src/graph/index.js'
+import {
+  addDirtyBitmap,
+  appendNode,
+  type Backend,
+  type BlockNode,
+  checkNode,
+  drain,
+  reopenSetReadOnly,
+} from '../../src/graph/index.js'
 import {
   type BlockJob,
   createActiveCommit,
@@ -9,12 +17,13 @@ import {
   createStream,
 } from '../../src/jobs/index.js'
 import type { Clock } from '../../src/sched/index.js'
-import { chainOf, Guest, Machine, read, seeded } from '../jobs/machine.js'
+import { chainOf, Guest, Machine, read, seeded, settled } from '../jobs/machine.js'
 
 /**
  * Random sequences of jobs under a guest that goes on writing. Jobs are paused, hurried, slowed down,
  * cancelled and failed at random; after each the guest must see what it wrote, the chain must have the
- * expected shape, and a target must hold what the source held at the moment that the job stands for.
+ * expected shape, and a target must hold what the source held at the moment that the job stands for. The disk takes its
+ * time in three of four sequences, so that requests stay in flight while jobs begin and end.
  * `JOB_SECONDS` says how long it runs, `JOB_SEED` where it begins.
  */
 const seconds = Number(process.env.JOB_SECONDS ?? 8)
@@ -22,6 +31,12 @@ const firstSeed = Number(process.env.JOB_SEED ?? 1)
 
 const size = 256 * 1024
 const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve))
+
+async function turns(count: number): Promise<void> {
+  for (let left = count; left > 0; left--) {
+    await turn()
+  }
+}
 
 /** Time goes by a hundred times as fast. */
 const hasty: Clock = {
@@ -55,7 +70,13 @@ class Sequence {
     this.random = seeded(seed)
     this.#favourite = [9, 5, undefined][seed % 3]
     const chance = seeded(seed + 104729)
+    // How slow the disk is: turns of the event loop that a request may take to have its effect, and to be answered.
+    const slowest = [0, 3, 12, 60][seed % 4] ?? 0
+    const often = 2 + chance(12)
     this.machine = new Machine({
+      ...(slowest === 0
+        ? {}
+        : { hold: () => (chance(often) === 0 ? turns(1 + chance(slowest)) : undefined) }),
       clock: hasty,
       delay: () => (chance(4) === 0 ? 1 + chance(4) : 0),
       fault: ({ kind, path }) =>
@@ -78,9 +99,10 @@ class Sequence {
   }
 
   async start(): Promise<void> {
-    // From then on it may be the guest's own image, and nobody knows what is left of a write that fails.
+    // From then on it may be the guest's own image, and nobody knows what is left of a write that fails; or it is closed
+    // for writing, which fails as well.
     this.machine.layer.events.on(({ data }) => {
-      if (data.status === 'pending') {
+      if (data.status === 'pending' || data.status === 'aborting') {
         this.#failing = undefined
       }
     })
@@ -107,19 +129,34 @@ class Sequence {
   }
 
   async #overlay(): Promise<void> {
+    const name = this.#name()
+    const backing = this.chain[0] ?? ''
+    await this.machine.create({ name, size, clusterSize: this.#clusterSize(), backing })
+    this.chain.unshift(name)
+    this.#backup = undefined
+    if (this.random(2) === 0) {
+      await this.#overlayInUse(name)
+      return
+    }
     await this.guest.stop()
     await this.device.close()
-    const name = this.#name()
-    await this.machine.create({
-      name,
-      size,
-      clusterSize: this.#clusterSize(),
-      backing: this.chain[0] ?? '',
-    })
-    this.chain.unshift(name)
     this.device = await this.machine.device(name)
-    this.#backup = undefined
     this.guest = new Guest(this.device, this.guest.model, this.random(1 << 20)).start()
+  }
+
+  /** The guest goes on writing while the overlay comes. */
+  async #overlayInUse(name: string): Promise<void> {
+    this.log.push(`overlay ${name}`)
+    const { layer } = this.machine
+    const overlay = await layer.open(name, { driver: 'qcow2', backing: null } as never, {
+      write: true,
+      unmap: true,
+    })
+    const { node } = this.device
+    await settled(node.flush())
+    await appendNode(overlay, node)
+    await reopenSetReadOnly(node, true)
+    await layer.unref(overlay)
   }
 
   async #target(backing?: string): Promise<{ name: string; node: BlockNode }> {
@@ -148,8 +185,13 @@ class Sequence {
     void end.then(() => {
       over = true
     })
-    while (!over) {
+    for (let rounds = 0; !over; rounds++) {
       await turn()
+      const hurry = rounds > 1500
+      if (hurry) {
+        // A mirror need not keep up with a guest that writes faster than it copies.
+        this.guest.pace = 20_000
+      }
       const action = this.random(40)
       const active = ['running', 'ready', 'paused', 'standby'].includes(job.status)
       if (Date.now() > late) {
@@ -162,7 +204,7 @@ class Sequence {
       } else if (active && !job.isUserPaused && action === 0) {
         job.pause()
       } else if (active && action === 1) {
-        job.setSpeed([0, 1 << 15, 1 << 17][this.random(3)] ?? 0)
+        job.setSpeed(hurry ? 0 : ([0, 1 << 15, 1 << 17][this.random(3)] ?? 0))
       } else if (give && active && action < 5 && !job.cancelRequested) {
         this.log.push('  cancel')
         job.cancelAsBlockJob(true)
@@ -291,9 +333,7 @@ class Sequence {
   async step(): Promise<void> {
     this.#faults = this.random(4)
     this.guest.pace = [1, 20, 300][this.random(3)] ?? 1
-    for (let turns = this.random(300); turns > 0; turns--) {
-      await turn()
-    }
+    await turns(this.random(300))
     // Some sequences are about one kind of job above all.
     const kind = this.random(5) < 4 ? (this.#favourite ?? this.random(10)) : this.random(10)
     if (this.chain.length < 2 || (kind === 0 && this.chain.length < 5)) {
@@ -308,6 +348,10 @@ class Sequence {
       await this.#backUp()
     }
     this.#failing = undefined
+    // A write that was lost may be written over soon.
+    await this.guest.stop()
+    expect(Buffer.compare(await read(this.device), this.guest.model)).toBe(0)
+    this.guest.start(1 + this.random(6))
     expect(chainOf(this.device.node)).toEqual(this.chain)
     expect(this.machine.layer.nodes.size).toBe(2 * this.chain.length)
   }
@@ -344,6 +388,9 @@ test(
           cause: error,
         })
       }
+    }
+    if (process.env.JOB_SECONDS !== undefined) {
+      process.stderr.write(`${jobs} jobs from seed ${firstSeed} on\n`)
     }
     expect(jobs).toBeGreaterThan(5)
   },
