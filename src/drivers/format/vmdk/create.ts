@@ -11,7 +11,7 @@ import { OptionDict, type OptionsOf } from '../../../options/index.js'
 import { makeDescriptor } from './descriptor.js'
 import { VmdkImage } from './image.js'
 import type { vmdkCreateOptions } from './options.js'
-import { Flag, newLayout, sectorBytes, sparseHeaderBytes } from './sparse-header.js'
+import { Flag, newLayout, sectorBytes, sparseHeaderBytes, splitBytes } from './sparse-header.js'
 
 const subformats = [
   'monolithicSparse',
@@ -21,8 +21,6 @@ const subformats = [
   'streamOptimized',
 ]
 const adapters = ['ide', 'buslogic', 'lsilogic', 'legacyESX']
-/** Extents of split images, bytes. */
-const splitBytes = 2 ** 31
 
 export type Options = OptionsOf<typeof vmdkCreateOptions>
 

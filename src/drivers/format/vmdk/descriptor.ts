@@ -69,6 +69,31 @@ export function withContentId(text: string, random: number): string {
   return `${text.slice(0, at)}CID=${id.toString(16)}${text.slice(at + match[0].length)}`
 }
 
+/**
+ * The text for a longer disk: the size of extent `index` and the cylinders change. A text without them stays.
+ *
+ * @param length of the disk, bytes
+ * @param extentLength bytes
+ */
+export function withSize(text: string, index: number, length: number, extentLength: number): string {
+  let seen = -1
+  const lines = text.split('\n').map((line) => {
+    const extent = /^(\s*RW\s+)[+-]?\d+(\s+\S.*)$/.exec(line)
+    if (extent !== null && ++seen === index) {
+      return `${extent[1]}${extentLength / 512}${extent[2]}`
+    }
+    return line
+  })
+  const heads = Number(/^ddb\.geometry\.heads\s*=\s*"(\d{1,3})"/m.exec(text)?.[1] ?? 0)
+  const all = lines.join('\n')
+  return heads === 0
+    ? all
+    : all.replace(
+        /^(ddb\.geometry\.cylinders\s*=\s*")\d+"/m,
+        (_, start: string) => `${start}${Math.floor(length / (63 * heads * 512))}"`,
+      )
+}
+
 /** File name of the parent, undefined if there is none. @throws BlockError EINVAL if it has no end */
 export function parentName(text: string): string | undefined {
   const at = text.indexOf('parentFileNameHint')

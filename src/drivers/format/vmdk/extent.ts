@@ -7,9 +7,9 @@ import { sectorBytes } from './sparse-header.js'
 /** What is common to the parts of a disk. */
 interface ExtentPlace {
   readonly file: BlockChild
-  /** Guest range, bytes. */
+  /** Guest range, bytes. The last extent of a disk may grow. */
   readonly start: number
-  readonly length: number
+  length: number
   /** As in the descriptor; empty for an image that is one sparse extent. */
   readonly kind: string
 }
@@ -50,6 +50,8 @@ export interface TableLayout {
 }
 
 export interface SparseExtentParts extends ExtentPlace {
+  /** The directory cannot be made longer: its place is not in a header of this extent. */
+  readonly layoutIsFixed: boolean
   /** Bytes. */
   readonly grainBytes: number
   readonly tables: TableLayout
@@ -63,13 +65,14 @@ export class SparseExtent implements ExtentPlace {
   readonly flat = false
   readonly file: BlockChild
   readonly start: number
-  readonly length: number
+  length: number
   readonly kind: string
+  readonly layoutIsFixed: boolean
   readonly grainBytes: number
   readonly compressed: boolean
   readonly hasMarkers: boolean
   readonly zeroGrains: boolean
-  readonly #layout: TableLayout
+  #layout: TableLayout
   /** By number; the one used longest ago first. */
   readonly #tables = new Map<number, GrainTable>()
   readonly #loading = new Map<number, Promise<void>>()
@@ -84,6 +87,7 @@ export class SparseExtent implements ExtentPlace {
     this.start = parts.start
     this.length = parts.length
     this.kind = parts.kind
+    this.layoutIsFixed = parts.layoutIsFixed
     this.grainBytes = parts.grainBytes
     this.compressed = parts.compressed
     this.hasMarkers = parts.hasMarkers
@@ -96,6 +100,12 @@ export class SparseExtent implements ExtentPlace {
   /** Where the file ends when its last new grain is whole, bytes; 0 if nothing was added. */
   get end(): number {
     return this.#grown ? this.next * sectorBytes : 0
+  }
+
+  /** The extent is longer now, and has more tables behind those it had. */
+  grown(length: number, layout: TableLayout): void {
+    this.length = length
+    this.#layout = layout
   }
 
   get isDirty(): boolean {

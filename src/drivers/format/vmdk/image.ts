@@ -1,4 +1,5 @@
-import { ioError } from '../../../errors/index.js'
+import { blockError, ioError } from '../../../errors/index.js'
+import { runAlone } from '../../../formatkit/index.js'
 import {
   type BlockChild,
   type BlockNode,
@@ -10,6 +11,7 @@ import {
   nothingToReopen,
   type ReopenPlan,
   type SpecificInfo,
+  type TruncateOptions,
 } from '../../../graph/index.js'
 import type { BlockLimits, FlushPath, MapPath } from '../../../io/index.js'
 import { Mutex, type Wait } from '../../../sched/index.js'
@@ -17,6 +19,7 @@ import { checkExtents } from './check.js'
 import { embeddedBytes, withContentId } from './descriptor.js'
 import type { Extent } from './extent.js'
 import { type PathOwner, VmdkPath } from './path.js'
+import { grow } from './resize.js'
 import { sectorBytes } from './sparse-header.js'
 
 export interface VmdkParts {
@@ -34,7 +37,7 @@ export interface VmdkParts {
 
 /** An open VMDK. */
 export class VmdkImage implements DriverState, PathOwner {
-  readonly length: number
+  length: number
   readonly map: MapPath
   readonly flushPath: FlushPath
   readonly node: BlockNode
@@ -161,6 +164,28 @@ export class VmdkImage implements DriverState, PathOwner {
       throw ioError('ENOTSUP')
     }
     return await checkExtents(this.#parts.extents)
+  }
+
+  /** Grows the disk; QEMU cannot. @throws BlockError ENOTSUP for a shorter length */
+  async truncate(length: number, { preallocation }: TruncateOptions): Promise<void> {
+    if (preallocation !== 'off') {
+      throw blockError('ENOTSUP', `Unsupported preallocation mode '${preallocation}'`)
+    }
+    if (length < this.length) {
+      throw blockError('ENOTSUP', 'Shrinking of VMDK images is not supported')
+    }
+    const whole = Math.ceil(length / sectorBytes) * sectorBytes
+    if (whole === this.length) {
+      return
+    }
+    const { file, extents, descriptorOffset, createType } = this.#parts
+    await runAlone(this.node, this.#path.mutex, async () => {
+      await this.#path.writeBack()
+      const { node } = this
+      const image = { node, file: file.node, extents, descriptorOffset, createType }
+      this.#descriptor = await grow({ ...image, descriptor: this.#descriptor }, whole)
+    })
+    this.length = whole
   }
 
   prepareReopen(): ReopenPlan {

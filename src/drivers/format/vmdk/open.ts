@@ -160,6 +160,7 @@ async function openCowd(found: Found, file: BlockChild, kind: string): Promise<S
     tableEntries: 4096,
     flags: 0,
     compressed: false,
+    layoutIsFixed: true,
     kind,
   })
 }
@@ -177,7 +178,8 @@ async function openHosted(context: OpenContext, found: Found, file: BlockChild, 
     return
   }
   found.createType ??= 'monolithicSparse'
-  if (header.directoryAtEnd) {
+  const { directoryAtEnd } = header
+  if (directoryAtEnd) {
     header = await readFooter(file)
   }
   checkHeader(context, file, header)
@@ -197,6 +199,7 @@ async function openHosted(context: OpenContext, found: Found, file: BlockChild, 
       tableEntries: header.tableEntries,
       flags: header.flags,
       compressed,
+      layoutIsFixed: directoryAtEnd,
       kind,
     }),
   )
@@ -253,6 +256,7 @@ interface SparseParts {
   readonly tableEntries: number
   readonly flags: number
   readonly compressed: boolean
+  readonly layoutIsFixed: boolean
   readonly kind: string
 }
 
@@ -278,6 +282,7 @@ async function sparse(file: BlockChild, parts: SparseParts): Promise<SparseExten
     start: parts.start,
     length: capacity * sectorBytes,
     kind: parts.kind,
+    layoutIsFixed: parts.layoutIsFixed,
     grainBytes: grain * sectorBytes,
     tables: directoryLayout(directory, copy, parts.tableEntries, zeroGrains),
     compressed: parts.compressed,

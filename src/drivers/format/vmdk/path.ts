@@ -337,13 +337,14 @@ export class VmdkPath implements MapPath, FlushPath {
   flushToOs(): Wait {
     for (const extent of this.#extents) {
       if (!extent.flat && extent.isDirty) {
-        return this.mutex.run(() => this.#writeBack())
+        return this.mutex.run(() => this.writeBack())
       }
     }
     return undefined
   }
 
-  async #writeBack(): Promise<void> {
+  /** The mutex is held. */
+  async writeBack(): Promise<void> {
     for (const extent of this.#extents) {
       if (extent.flat || !extent.isDirty) {
         continue

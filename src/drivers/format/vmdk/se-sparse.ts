@@ -138,6 +138,7 @@ export async function openSeSparse(
     },
   }
   return new SparseExtent({
+    layoutIsFixed: true,
     file,
     start,
     length,

@@ -1,12 +1,17 @@
 import { readU16LE, readU32LE, readU64LE, writeU16LE, writeU32LE, writeU64LE } from '../../../bytes/index.js'
 
 export const sectorBytes = 512
+/** Extents of split images, bytes. */
+export const splitBytes = 2 ** 31
 export const sparseMagic = 0x4b444d56 // "KDMV"
 export const cowdMagic = 0x434f5744 // "COWD"
 
 export const Flag = { newlines: 1, redundant: 2, zeroGrain: 4, compressed: 1 << 16, marker: 1 << 17 } as const
 
 export const Marker = { endOfStream: 0, grainTable: 1, grainDirectory: 2, footer: 3 } as const
+
+/** Places of fields that change, bytes. */
+export const at = { capacity: 12, redundantOffset: 48, directoryOffset: 56 } as const
 
 /** Fields of a hosted sparse extent's header; offsets and sizes in sectors. */
 export interface SparseHeader {
