@@ -135,7 +135,13 @@ export abstract class IoNode {
     ) {
       return writeGeneral(this, offset, bytes, buffer, bufferOffset, flags)
     }
-    const wait = this.writeDriver(offset, bytes, buffer, bufferOffset, 0)
+    let wait: Wait
+    try {
+      wait = this.writeDriver(offset, bytes, buffer, bufferOffset, 0)
+    } catch (error) {
+      this.notWritten(offset, bytes)
+      throw error
+    }
     if (wait === undefined) {
       this.written(offset, bytes)
       return undefined

@@ -137,7 +137,8 @@ describe('a window', () => {
     const { layer, now } = setup(8192)
     const backend = await Backend.open(layer, undefined, window(1024, 2048), { write: true, resize: true })
     backend.allowBeyondEnd = true
-    await expect(backend.write(2048, 512, new Uint8Array(512))).rejects.toMatchObject({ code: 'ENOSPC' })
+    const past = async (): Promise<void> => await backend.write(2048, 512, new Uint8Array(512))
+    await expect(past()).rejects.toMatchObject({ code: 'ENOSPC' })
     await expect(backend.writeZeroes(1536, 1024)).rejects.toMatchObject({ code: 'ENOSPC' })
     const how = { exact: true, preallocation: 'off', zero: false } as const
     await expect(truncateNode(backend.node, 4096, how)).rejects.toThrow('Cannot resize fixed-size raw disks')

@@ -1,7 +1,7 @@
 import { execFileSync } from 'node:child_process'
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
 import type { HostFile, HostThread } from '../../../host/index.js'
 import { createNodeHost } from '../index.js'
@@ -168,6 +168,8 @@ test('a thread does not keep the process alive, and what is in flight does', () 
   `
   writeFileSync(join(folder, 'script.mjs'), script)
   writeFileSync(join(folder, 'g'), '')
+  // Packages are found from where the script stands.
+  symlinkSync(resolve('node_modules'), join(folder, 'node_modules'))
   execFileSync('node_modules/.bin/esbuild', [
     'src/platform/node/index.ts',
     '--bundle',
