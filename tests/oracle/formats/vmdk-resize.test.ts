@@ -31,7 +31,7 @@ function write(file: string, format: string, offset: number, bytes: number, patt
 
 async function resize(length: number): Promise<void> {
   const layer = createBlockLayer({ host: createNodeHost(), drivers: allDrivers })
-  const node = await layer.open(path, { driver: 'vmdk' }, { write: true, resize: true })
+  const node = await layer.open(path, { driver: 'vmdk' }, { write: true })
   try {
     await truncateNode(node, length, { exact: false, preallocation: 'off', zero: false })
   } finally {
