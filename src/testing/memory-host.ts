@@ -164,39 +164,45 @@ class MemoryFile implements HostFile {
     if (this.#closed) {
       throw ioError('EBADF')
     }
-    const options = this.#host.options
-    const code = options.fault?.(operation)
-    const turns = options.delay?.(operation) ?? 0
-    if (turns === 0 && options.hold === undefined) {
-      if (code !== undefined) {
-        throw ioError(code)
-      }
-      if (effect() !== false && operation.kind !== 'read') {
-        options.log?.(operation)
-      }
-      return undefined
+    const { fault, delay, hold } = this.#host.options
+    const code = fault?.(operation)
+    const turns = delay?.(operation) ?? 0
+    const held = hold?.(operation, 'effect')
+    if (turns === 0 && held === undefined) {
+      this.#carryOut(operation, code, effect)
+      return hold?.(operation, 'answer')
     }
-    return this.#later(turns, code, operation, effect)
+    return this.#later(turns, held, operation, code, effect)
+  }
+
+  #carryOut(
+    operation: MemoryOperation,
+    code: ErrnoName | undefined,
+    effect: () => boolean | undefined,
+  ): void {
+    if (code !== undefined) {
+      throw ioError(code)
+    }
+    if (effect() !== false && operation.kind !== 'read') {
+      this.#host.options.log?.(
+        operation.kind === 'write' ? { ...operation, data: operation.data.slice() } : operation,
+      )
+    }
   }
 
   async #later(
     turns: number,
-    code: ErrnoName | undefined,
+    held: Wait,
     operation: MemoryOperation,
+    code: ErrnoName | undefined,
     effect: () => boolean | undefined,
   ): Promise<void> {
     for (let turn = 0; turn < turns; turn++) {
       await Promise.resolve()
     }
-    const { hold, log } = this.#host.options
-    await hold?.(operation, 'effect')
-    if (code !== undefined) {
-      throw ioError(code)
-    }
-    if (effect() !== false && operation.kind !== 'read') {
-      log?.(operation.kind === 'write' ? { ...operation, data: operation.data.slice() } : operation)
-    }
-    await hold?.(operation, 'answer')
+    await held
+    this.#carryOut(operation, code, effect)
+    await this.#host.options.hold?.(operation, 'answer')
   }
 
   read(offset: number, bytes: number, buffer: Uint8Array, bufferOffset: number): Wait {
@@ -214,8 +220,8 @@ class MemoryFile implements HostFile {
       throw ioError('ENOSPC')
     }
     const end = bufferOffset + bytes
-    const held = this.#host.options.hold !== undefined
-    const data = held ? buffer.subarray(bufferOffset, end) : buffer.slice(bufferOffset, end)
+    const isHeld = this.#host.options.hold !== undefined
+    const data = isHeld ? buffer.subarray(bufferOffset, end) : buffer.slice(bufferOffset, end)
     return this.#run({ kind: 'write', path: this.path, offset, data }, () => {
       this.#contents.zones?.writing(offset, bytes)
       this.#contents.write(offset, data)

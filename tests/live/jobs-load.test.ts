@@ -8,18 +8,17 @@ import { Load } from './load.js'
  * Two clients write a disk over NBD while jobs on it are made, paused, cancelled and completed at random.
  * `npm run jobs:long -- SECONDS [SEED]` runs it longer.
  */
-const seconds = Number(process.env.BLOCKGRAPH_LIVE_SECONDS ?? 60)
+const seconds = Number(process.env.BLOCKGRAPH_LIVE_SECONDS ?? 30)
 const seed = Number(process.env.BLOCKGRAPH_LIVE_SEED ?? 1)
 
-// Not by itself: about one run in ten fails on a busy machine, for a reason that is not known yet (docs/jobs.md).
-test.skipIf(process.env.BLOCKGRAPH_LIVE_SECONDS === undefined)(
+test(
   'jobs on a disk that is written over NBD',
   async () => {
     const dir = mkdtempSync(join(tmpdir(), 'load-'))
     const load = new Load({ dir, seconds, seed, report: (line) => process.stderr.write(`${line}\n`) })
     await load.run()
     process.stderr.write(`seed ${seed}: ${load.summary()}\n`)
-    expect(load.jobs).toBeGreaterThan(5)
+    expect(load.jobs).toBeGreaterThan(3)
     expect(load.fioRuns).toBeGreaterThan(1)
     expect(load.peak).toBeLessThan(256 * 1024 * 1024)
     rmSync(dir, { recursive: true, force: true })

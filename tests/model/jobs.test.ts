@@ -78,7 +78,8 @@ class Sequence {
         ? {}
         : { hold: () => (chance(often) === 0 ? turns(1 + chance(slowest)) : undefined) }),
       clock: hasty,
-      delay: () => (chance(4) === 0 ? 1 + chance(4) : 0),
+      // Without it what is not held is done at once.
+      delay: () => (seed % 8 < 5 && chance(4) === 0 ? 1 + chance(4) : 0),
       fault: ({ kind, path }) =>
         kind === 'write' &&
         path === this.#failing &&
