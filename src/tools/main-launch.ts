@@ -32,7 +32,8 @@ export function loadTools(): LoadedTools {
   const path = join(folder, bundle)
   const cachePath = join(folder, `tools-${hash}-${process.version}-${process.arch}.cache`)
   const cachedData = readCache(cachePath)
-  const source = `(function (exports, require, module, __filename, __dirname) {${readFileSync(path, 'latin1')}\n})`
+  // The file is one expression, a function of what a CommonJS module gets.
+  const source = readFileSync(path, 'latin1')
   const script = new Script(source, { filename: path, ...(cachedData === undefined ? {} : { cachedData }) })
   const module: { exports: unknown } = { exports: {} }
   const wrapper = script.runInThisContext() as (...args: unknown[]) => void
