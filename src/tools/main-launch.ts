@@ -7,6 +7,7 @@ import { Script } from 'node:vm'
 interface Tools {
   start(name: string): Promise<void>
   warmUp(folder: string): Promise<void>
+  hasChangedFlags(): boolean
 }
 
 export interface LoadedTools {
@@ -40,7 +41,7 @@ export function loadTools(): LoadedTools {
   wrapper(module.exports, createRequire(path), module, path, dirname(path))
   return {
     tools: module.exports as Tools,
-    needsCache: cachedData === undefined,
+    needsCache: cachedData === undefined || script.cachedDataRejected === true,
     saveCache: () => writeCache(cachePath, script.createCachedData()),
   }
 }
@@ -75,6 +76,9 @@ export async function launch(name: string): Promise<void> {
   if (needsCache) {
     // This version of Node has not run the package before.
     process.once('exit', () => {
+      if (tools.hasChangedFlags()) {
+        return
+      }
       try {
         saveCache()
       } catch {

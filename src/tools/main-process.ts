@@ -107,6 +107,13 @@ function isTerminal(descriptor: number): boolean {
   return tty.isatty(descriptor)
 }
 
+let changedFlags = false
+
+/** Whether the engine's flags are others than at the start: a code cache taken now would be rejected then. */
+export function hasChangedFlags(): boolean {
+  return changedFlags
+}
+
 /**
  * Keeps V8's young generation as small as it is. It would grow to 32 MiB as soon as much survives in it, such as
  * tables in a cache. Called when a program has loaded everything: changed flags make V8 reject code caches. Only
@@ -114,6 +121,7 @@ function isTerminal(descriptor: number): boolean {
  */
 function spareMemory(): void {
   if (process.versions.v8.startsWith('11.')) {
+    changedFlags = true
     const { setFlagsFromString } = createRequire(import.meta.url)('node:v8') as typeof import('node:v8')
     setFlagsFromString('--semi-space-growth-factor=1')
   }
