@@ -1,8 +1,11 @@
 // Opens, describes, reads and checks very large qcow2 images with blockgraph and with QEMU's tools in alternation:
-// time and peak memory of whole processes, and how many times as much ours needs. Wants GNU time.
+// time and peak memory of whole processes, and how many times as much ours needs. Wants GNU time and Linux.
+// Memory is the peak of what is resident, shared libraries and program text included, and, from one more run,
+// the peak of the part that is the process's own.
 //   node bench/large-images.mjs [part of a name]        PAIRS=n: pairs of runs, KEEP=1: keep the images
-import { execFileSync, spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs'
+import { execFileSync, spawn, spawnSync } from 'node:child_process'
+import { closeSync, existsSync, mkdirSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { setTimeout } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
@@ -86,6 +89,27 @@ function measure(program, args, input) {
   return { seconds, cpu: user + system, memory }
 }
 
+/** The most KiB of its own that a program has at a time, looked at as often as can be. */
+async function ownMemory(program, args, input = '') {
+  writeFileSync('input', input)
+  const stdin = openSync('input', 'r')
+  const child = spawn(program, args, { stdio: [stdin, 'ignore', 'ignore'] })
+  closeSync(stdin)
+  let most = 0
+  // Nothing is resident in a process that has ended and was not waited for, which the loop prevents.
+  for (;;) {
+    const [, resident, shared] = readFileSync(`/proc/${child.pid}/statm`, 'utf8').split(' ').map(Number)
+    if (resident === 0) {
+      break
+    }
+    most = Math.max(most, resident - shared)
+  }
+  while (child.exitCode === null) {
+    await setTimeout(1)
+  }
+  return most * 4
+}
+
 function median(values) {
   const sorted = [...values].sort((a, b) => a - b)
   return sorted[Math.floor(sorted.length / 2)]
@@ -100,13 +124,14 @@ function readsOf(size, count) {
   return `${lines.join('\n')}\n`
 }
 
-function compare(name, tool, args, input) {
+async function compare(name, tool, args, input, prepare = () => {}) {
   if (!name.includes(only)) {
     return
   }
   const runs = { ours: [], qemu: [] }
   for (let i = 0; i < pairs; i++) {
     for (const side of ['qemu', 'ours']) {
+      prepare()
       runs[side].push(measure(tools[tool][side], args, input))
     }
   }
@@ -115,36 +140,41 @@ function compare(name, tool, args, input) {
     ours: of('ours', what),
     qemu: of('qemu', what),
   }))
+  const own = {}
+  for (const side of ['qemu', 'ours']) {
+    prepare()
+    own[side] = await ownMemory(tools[tool][side], args, input)
+  }
   const ratio = ({ ours, qemu }) => `${(ours / Math.max(0.01, qemu)).toFixed(2)} times`
   const mebi = (kibi) => `${Math.round(kibi / KiB)} MiB`
   console.log(
     `${name}: ${seconds.ours.toFixed(2)} s, QEMU ${seconds.qemu.toFixed(2)} s (${ratio(seconds)});` +
       ` CPU ${cpu.ours.toFixed(2)} s, QEMU ${cpu.qemu.toFixed(2)} s (${ratio(cpu)});` +
-      ` ${mebi(memory.ours)}, QEMU ${mebi(memory.qemu)} (${ratio(memory)})`,
+      ` ${mebi(memory.ours)}, QEMU ${mebi(memory.qemu)} (${ratio(memory)}),` +
+      ` its own ${mebi(own.ours)}, QEMU ${mebi(own.qemu)} (${ratio(own)})`,
   )
 }
 
 const empty = measure(process.execPath, ['-e', '0'])
-console.log(`node alone: ${empty.seconds.toFixed(2)} s, ${Math.round(empty.memory / KiB)} MiB`)
+const emptyOwn = await ownMemory(process.execPath, ['-e', '0'])
+console.log(
+  `node alone: ${empty.seconds.toFixed(2)} s, ${Math.round(empty.memory / KiB)} MiB,` +
+    ` its own ${Math.round(emptyOwn / KiB)} MiB`,
+)
 for (const { name, file, size, make } of images) {
   if (!existsSync(file)) {
     rmSync(file, { force: true })
     make(file)
   }
-  compare(`${name}: info`, 'img', ['info', '-f', 'qcow2', file])
-  compare(`${name}: open, one read`, 'io', ['-f', 'qcow2', '-r', '-c', 'read 0 4k', file])
-  compare(`${name}: 20000 random reads`, 'io', ['-f', 'qcow2', '-r', file], readsOf(size, 20000))
-  compare(`${name}: check`, 'img', ['check', '-q', '-f', 'qcow2', file])
+  await compare(`${name}: info`, 'img', ['info', '-f', 'qcow2', file])
+  await compare(`${name}: open, one read`, 'io', ['-f', 'qcow2', '-r', '-c', 'read 0 4k', file])
+  await compare(`${name}: 20000 random reads`, 'io', ['-f', 'qcow2', '-r', file], readsOf(size, 20000))
+  await compare(`${name}: check`, 'img', ['check', '-q', '-f', 'qcow2', file])
 }
 
-function createArgs(file, options, size) {
-  rmSync(file, { force: true })
-  return ['create', '-q', '-f', 'qcow2', '-o', options, file, size]
-}
-compare(
-  'create: 64 GiB, 512-byte clusters, 64-bit refcounts',
-  'img',
-  createArgs('created.qcow2', 'cluster_size=512,refcount_bits=64', '64G'),
+const created = ['-q', '-f', 'qcow2', '-o', 'cluster_size=512,refcount_bits=64', 'created.qcow2', '64G']
+await compare('create: 64 GiB, 512-byte clusters, 64-bit refcounts', 'img', ['create', ...created], '', () =>
+  rmSync('created.qcow2', { force: true }),
 )
 
 if (process.env.KEEP !== '1') {

@@ -36,17 +36,29 @@ await build({
   chunkNames: 'chunks/[name]-[hash]',
 })
 
-// One file loads faster than many modules; drivers and commands in it still start on demand.
-await build({
+const importMetaUrl = "const importMetaUrl = require('node:url').pathToFileURL(__filename).href"
+const commonjs = {
   ...common,
-  entryPoints: { 'tools/tools': 'src/tools/main-tools.ts', 'tools/launch': 'src/tools/main-launch.ts' },
   format: 'cjs',
   outExtension: { '.js': '.cjs' },
   // Packages are loaded by require: a script with a code cache has no loader for import().
   supported: { 'dynamic-import': false },
   define: { 'import.meta.url': 'importMetaUrl' },
-  banner: { js: "const importMetaUrl = require('node:url').pathToFileURL(__filename).href" },
   charset: 'ascii',
+}
+await build({
+  ...commonjs,
+  entryPoints: { 'tools/launch': 'src/tools/main-launch.ts' },
+  banner: { js: importMetaUrl },
+})
+// One file loads faster than many modules; drivers and commands in it still start on demand. Its source stays
+// in memory, so it is short, and it is the whole script, so that no second copy is made around it.
+await build({
+  ...commonjs,
+  entryPoints: { 'tools/tools': 'src/tools/main-tools.ts' },
+  minify: true,
+  banner: { js: `(function (exports, require, module, __filename, __dirname) {${importMetaUrl}` },
+  footer: { js: '})' },
 })
 
 const bundle = 'tools.cjs'

@@ -71,15 +71,15 @@ async function compactOpen(
   }
   const file = node.child('file')?.node ?? node
   const before = await allocatedSize(file)
-  if (options.output !== undefined && files.stat(options.output) !== undefined) {
-    throw blockError('EEXIST', `Could not create '${options.output}': File exists`)
-  }
-  const work = options.output ?? `${path}.${tagOf(layer)}.part`
+  refuseExisting(layer, options.output)
+  const target = options.output ?? path
+  const work = `${target}.${tagOf(layer)}.part`
   const compress = options.compress === true || check.compressedClusters !== 0
   try {
+    // Nobody may read it who could not read the image.
+    const mode = options.output === undefined ? { mode: 0o600 } : {}
+    await (await files.open(work, { create: true, exclusive: true, write: true, ...mode })).close()
     if (options.output === undefined) {
-      // Nobody may read it who could not read the image.
-      await (await files.open(work, { create: true, exclusive: true, write: true, mode: 0o600 })).close()
       files.copyPermissions?.(path, work)
     }
     await convertImage(layer, {
@@ -96,15 +96,15 @@ async function compactOpen(
       quiet: true,
     })
     const after = await finish(layer, work)
-    if (options.output !== undefined) {
-      return { before, after, compacted: true }
-    }
     // Less than a cluster is the file system's own book-keeping.
-    if (before - after < (node.state?.clusterSize ?? 1)) {
+    if (options.output === undefined && before - after < (node.state?.clusterSize ?? 1)) {
       files.unlink(work)
       return { before, after: before, compacted: false }
     }
-    files.rename(work, path)
+    refuseExisting(layer, options.output)
+    files.rename(work, target)
+    // What is written to it from now on must not be lost with its name.
+    files.syncFolder?.(folderOf(layer, target))
     return { before, after, compacted: true }
   } catch (error) {
     if (files.stat(work)?.kind === 'regular') {
@@ -112,6 +112,20 @@ async function compactOpen(
     }
     throw error
   }
+}
+
+function refuseExisting(layer: BlockLayer, output: string | undefined): void {
+  if (output !== undefined && layer.host.files.stat(output) !== undefined) {
+    throw blockError('EEXIST', `Could not create '${output}': File exists`)
+  }
+}
+
+/** The folder that a file stands in. */
+function folderOf({ host }: BlockLayer, path: string): string {
+  const absolute = host.files.absolute(path)
+  const slash = absolute.lastIndexOf('/')
+  const end = host.pathStyle === 'win32' ? Math.max(slash, absolute.lastIndexOf('\\')) : slash
+  return end <= 0 ? absolute.slice(0, 1) : absolute.slice(0, end)
 }
 
 /** Where the image is, links resolved: its name is what the new one takes over. */

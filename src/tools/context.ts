@@ -27,6 +27,8 @@ export interface ToolContext {
   onProgressRequest(handler: () => void): () => void
   /** For programs that run as servers. */
   readonly server?: ServerProcess
+  /** To be called before work that makes very many small objects: keeps the memory for new ones small. */
+  spareMemory?(): void
   /** Waits. */
   pause?(milliseconds: number): Promise<void>
   /** Raises a signal in this process, by its number; its usual effect takes place. */

@@ -7,6 +7,7 @@ import { Script } from 'node:vm'
 interface Tools {
   start(name: string): Promise<void>
   warmUp(folder: string): Promise<void>
+  hasChangedFlags(): boolean
 }
 
 export interface LoadedTools {
@@ -32,14 +33,15 @@ export function loadTools(): LoadedTools {
   const path = join(folder, bundle)
   const cachePath = join(folder, `tools-${hash}-${process.version}-${process.arch}.cache`)
   const cachedData = readCache(cachePath)
-  const source = `(function (exports, require, module, __filename, __dirname) {${readFileSync(path, 'latin1')}\n})`
+  // The file is one expression, a function of what a CommonJS module gets.
+  const source = readFileSync(path, 'latin1')
   const script = new Script(source, { filename: path, ...(cachedData === undefined ? {} : { cachedData }) })
   const module: { exports: unknown } = { exports: {} }
   const wrapper = script.runInThisContext() as (...args: unknown[]) => void
   wrapper(module.exports, createRequire(path), module, path, dirname(path))
   return {
     tools: module.exports as Tools,
-    needsCache: cachedData === undefined,
+    needsCache: cachedData === undefined || script.cachedDataRejected === true,
     saveCache: () => writeCache(cachePath, script.createCachedData()),
   }
 }
@@ -74,6 +76,9 @@ export async function launch(name: string): Promise<void> {
   if (needsCache) {
     // This version of Node has not run the package before.
     process.once('exit', () => {
+      if (tools.hasChangedFlags()) {
+        return
+      }
       try {
         saveCache()
       } catch {

@@ -1,6 +1,8 @@
 import type { ToolContext } from './context.js'
 import { processContext, runProcess } from './main-process.js'
 
+export { hasChangedFlags } from './main-process.js'
+
 type Tool = (argv: readonly string[], context: ToolContext) => Promise<number>
 
 /** The programs of the package by the name of their file in `bin/`. */
@@ -41,6 +43,8 @@ export async function warmUp(folder: string): Promise<void> {
   const { run } = await import('./img/run.js')
   const context: ToolContext = {
     ...processContext('warm-up', new AbortController().signal),
+    // Changed flags would spoil the cache.
+    spareMemory: () => undefined,
     stdout: () => undefined,
     stderr: (text) => {
       throw new Error(text)

@@ -66,6 +66,12 @@ test('the installed tools do the main job, also under the name qemu-img', () => 
   expect(run(umbrella, 'img', 'info', 'a.qcow2')).toBe(run('qemu-img', 'info', 'a.qcow2'))
 })
 
+test('the engine takes the code cache in the package', () => {
+  const launch = join(project, 'node_modules/blockgraph/dist/tools/launch.cjs')
+  const code = `console.log(require(${JSON.stringify(launch)}).loadTools().needsCache)`
+  expect(run(process.execPath, '-e', code)).toBe('false\n')
+})
+
 /** The code blocks of a section of a document. */
 function codeOf(document: string, heading: string): string[] {
   const text = readFileSync(join(root, document), 'utf8')

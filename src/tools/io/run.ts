@@ -181,6 +181,7 @@ async function runInput(session: IoSession): Promise<number> {
     }
     return code
   }
+  context.spareMemory?.()
   const decoder = new TextDecoder()
   let rest = ''
   session.write(prompt)

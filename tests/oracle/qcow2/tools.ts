@@ -25,9 +25,17 @@ export async function ours(cwd: string, ...args: string[]): Promise<Outcome> {
   }
 }
 
+/** Damaged images can keep QEMU busy for minutes. */
+const oracleLimit = 600_000
+
 /** The oracle. Without it nothing here can pass. */
 export function theirs(cwd: string, ...args: string[]): Outcome {
-  const result = spawnSync('qemu-img', args, { cwd, encoding: 'utf8', timeout: 60_000, maxBuffer: 2 ** 28 })
+  const result = spawnSync('qemu-img', args, {
+    cwd,
+    encoding: 'utf8',
+    timeout: oracleLimit,
+    maxBuffer: 2 ** 28,
+  })
   const timedOut = result.error !== undefined && 'code' in result.error && result.error.code === 'ETIMEDOUT'
   if (result.error !== undefined && !timedOut) {
     throw result.error

@@ -11,8 +11,9 @@ function maxCount(order: number): number {
   return order < 5 ? 2 ** (2 ** order) - 1 : order === 5 ? 0xffffffff : Number.MAX_SAFE_INTEGER
 }
 
-export type CountPage = Uint16Array | Float64Array
+export type CountPage = Uint8Array | Uint16Array | Float64Array
 
+const maxByte = 255
 const pageBits = 12
 export const countPageClusters = 1 << pageBits
 
@@ -22,13 +23,13 @@ function pageIndex(cluster: number): number {
 
 /**
  * References counted per host cluster, in pages that exist only where something was counted: memory
- * follows what is referenced, not what a file or header claims.
+ * follows what is referenced, not what a file or header claims. A page has bytes until a count outgrows them.
  */
 export class ReferenceCounts {
   readonly #pages = new Map<number, CountPage>()
   /** The page that was used last. */
   #recentIndex = -1
-  #recent: CountPage = new Uint16Array(0)
+  #recent: CountPage = new Uint8Array(0)
   readonly #wide: boolean
   readonly max: number
   /** Clusters of the image; references just past the end of the file make it grow by one. */
@@ -97,13 +98,15 @@ export class ReferenceCounts {
     if (index !== this.#recentIndex) {
       this.#use(index)
     }
-    const page = this.#recent
     const at = cluster % countPageClusters
-    const count = page[at] ?? 0
+    const count = this.#recent[at] ?? 0
     if (count === this.max) {
       return false
     }
-    page[at] = count + 1
+    if (count === maxByte) {
+      this.#widen(index)
+    }
+    this.#recent[at] = count + 1
     if (cluster >= this.clusters) {
       this.clusters = cluster + 1
     }
@@ -113,11 +116,20 @@ export class ReferenceCounts {
   #use(index: number): void {
     let page = this.#pages.get(index)
     if (page === undefined) {
-      page = this.#wide ? new Float64Array(countPageClusters) : new Uint16Array(countPageClusters)
+      page = new Uint8Array(countPageClusters)
       this.#pages.set(index, page)
     }
     this.#recentIndex = index
     this.#recent = page
+  }
+
+  /** Gives the page that was used last room for counts beyond a byte. */
+  #widen(index: number): void {
+    const page = this.#recent
+    if (page instanceof Uint8Array) {
+      this.#recent = this.#wide ? Float64Array.from(page) : Uint16Array.from(page)
+      this.#pages.set(index, this.#recent)
+    }
   }
 }
 

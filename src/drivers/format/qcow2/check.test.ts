@@ -285,6 +285,18 @@ describe('counting', () => {
     expect(counts.get(4)).toBe(0)
   })
 
+  test.each([3, 4, 6])('a count beyond a byte leaves its neighbours alone, order %i', (order) => {
+    const counts = new ReferenceCounts(order, 10)
+    for (let i = 0; i < 300; i++) {
+      counts.add(2)
+      counts.add(5000)
+      counts.add(7)
+    }
+    counts.add(1)
+    const most = order === 3 ? 255 : 300
+    expect([1, 2, 3, 7, 5000].map((cluster) => counts.get(cluster))).toEqual([1, most, 0, most, most])
+  })
+
   test('grows with references past the end', () => {
     const counts = new ReferenceCounts(4, 10)
     counts.add(10)

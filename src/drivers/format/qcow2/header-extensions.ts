@@ -31,6 +31,18 @@ function readExtensions(
   }
 }
 
+/** Whether the first `bytes` of an image hold all its extensions, which begin at `start`. */
+export function holdsExtensions(reader: ByteReader, bytes: number, start: number, end: number): boolean {
+  let at = start
+  while (at < end && at + 8 <= bytes) {
+    if (reader.u32(at) === ExtensionMagic.end) {
+      return true
+    }
+    at += 8 + Math.ceil(reader.u32(at + 4) / 8) * 8
+  }
+  return at >= end && at <= bytes
+}
+
 function interpretExtension(
   header: Qcow2Header,
   reader: ByteReader,

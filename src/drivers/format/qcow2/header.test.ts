@@ -171,6 +171,48 @@ describe('parse and serialise', () => {
     expect(headerBytesNeeded(new Uint8Array(10))).toBe(112)
   })
 
+  test('what is said to be enough of a header is enough, and is no more than what there is', () => {
+    const outcome = (bytes: Uint8Array): unknown => {
+      try {
+        return parseHeader(bytes)
+      } catch (error) {
+        return String(error)
+      }
+    }
+    const extension = fc.record({
+      magic: fc.constantFrom(0xe2792aca, 0x6803f857, 0x44415441, 0x12345678, 0),
+      length: fc.oneof(fc.integer({ min: 0, max: 200 }), fc.constantFrom(65000, 65424, 70000, 0xffffffff)),
+    })
+    fc.assert(
+      fc.property(
+        fc.constantFrom(goldenV3, goldenV2),
+        fc.array(extension, { maxLength: 5 }),
+        fc.integer({ min: 112, max: 1000 }),
+        fc.constantFrom(0, 0x210, 900, 4000, 65500),
+        (golden, extensions, known, name) => {
+          const bytes = golden.slice()
+          const view = new DataView(bytes.buffer)
+          view.setUint32(12, name)
+          let at = golden === goldenV3 ? 112 : 72
+          for (const { magic, length } of extensions) {
+            if (at + 8 > bytes.length) {
+              break
+            }
+            view.setUint32(at, magic)
+            view.setUint32(at + 4, length)
+            at += 8 + Math.ceil(length / 8) * 8
+          }
+          const needed = headerBytesNeeded(bytes.subarray(0, known))
+          expect([known, bytes.length]).toContain(needed)
+          expect(outcome(bytes.subarray(0, needed))).toEqual(outcome(bytes))
+        },
+      ),
+      { numRuns: 500 },
+    )
+    expect(headerBytesNeeded(goldenV3.subarray(0, 4096))).toBe(4096)
+    expect(headerBytesNeeded(goldenV3.subarray(0, 0x214))).toBe(65536)
+  })
+
   test('the guest size is whole sectors', () => {
     expect(parseHeader(patched(goldenV3, 24, '0000000000000401')).size).toBe(1024)
   })

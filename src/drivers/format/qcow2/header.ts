@@ -20,7 +20,13 @@ import {
   tableEntryBytes,
 } from './constants.js'
 import { maxFileOffset } from './file-read.js'
-import { findFeatureNames, invalidHeader, parseExtensions, unsupportedFeatures } from './header-extensions.js'
+import {
+  findFeatureNames,
+  holdsExtensions,
+  invalidHeader,
+  parseExtensions,
+  unsupportedFeatures,
+} from './header-extensions.js'
 
 /** A header extension this driver does not interpret. */
 export interface HeaderExtension {
@@ -114,16 +120,29 @@ export interface HeaderMode {
   readonly noIo?: boolean
 }
 
+/** Bytes from the start of an image that nearly always hold all of its header. */
+export const usualHeaderBytes = 4096
+
 /**
- * How many bytes from the start of the file {@link parseHeader} needs, judged by the first 112:
- * one cluster, or 112 if these are no qcow2 header.
+ * How many bytes from the start of the file {@link parseHeader} needs, judged by the first ones, at least 112:
+ * no more than these if they hold everything, else one cluster.
  */
 export function headerBytesNeeded(head: Uint8Array): number {
   const reader = new ByteReader(head)
   const clusterBits = reader.u32(20)
-  return reader.u32(0) === qcow2Magic && clusterBits >= minClusterBits && clusterBits <= maxClusterBits
-    ? 2 ** clusterBits
-    : headerLengthV3
+  if (reader.u32(0) !== qcow2Magic || clusterBits < minClusterBits || clusterBits > maxClusterBits) {
+    return headerLengthV3
+  }
+  const clusterSize = 2 ** clusterBits
+  const known = head.length
+  if (known >= clusterSize) {
+    return clusterSize
+  }
+  const start = reader.u32(4) === 3 ? reader.u32(100) : headerLengthV2
+  const name = reader.u64(8)
+  const nameEnd = name === 0n ? 0n : name + BigInt(reader.u32(16))
+  const end = name === 0n || name > BigInt(clusterSize) ? clusterSize : Number(name)
+  return nameEnd <= BigInt(known) && holdsExtensions(reader, known, start, end) ? known : clusterSize
 }
 
 const maxInt64 = (1n << 63n) - 1n
@@ -155,7 +174,7 @@ function l1EntriesFor(size: bigint, clusterBits: number, l2EntryBytes: number): 
 /**
  * Parses the header at the start of an image. Pure.
  *
- * @param bytes the first cluster of the file, or as much of it as the file has
+ * @param bytes the first cluster of the file, or as much of it as is needed
  *   (see {@link headerBytesNeeded}); missing bytes count as zeroes
  * @throws BlockError with QEMU's text, checks in QEMU's order
  */

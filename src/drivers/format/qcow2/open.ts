@@ -9,10 +9,16 @@ import {
 import type { Host } from '../../../host/index.js'
 import type { IoNode } from '../../../io/index.js'
 import { PersistentBitmaps } from './bitmap-store.js'
-import { headerLengthV3, Incompatible } from './constants.js'
+import { Incompatible } from './constants.js'
 import { openCrypto } from './crypto.js'
 import { readPadded } from './file-read.js'
-import { clearAutoclear, headerBytesNeeded, parseHeader, type Qcow2Header } from './header.js'
+import {
+  clearAutoclear,
+  headerBytesNeeded,
+  parseHeader,
+  type Qcow2Header,
+  usualHeaderBytes,
+} from './header.js'
 import { Qcow2Image } from './image.js'
 import { Qcow2Metadata } from './metadata.js'
 import { OverlapCheck } from './overlap.js'
@@ -160,7 +166,7 @@ async function readHeader(file: IoNode): Promise<Uint8Array> {
     }
     return into
   }
-  const head = await read(headerLengthV3)
+  const head = await read(usualHeaderBytes)
   const needed = headerBytesNeeded(head)
-  return needed > head.length ? await read(needed) : head
+  return needed > head.length ? await read(needed) : head.subarray(0, needed)
 }

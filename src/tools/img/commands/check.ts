@@ -60,6 +60,7 @@ export const check: ImgCommand = {
     const layer = await tool.layer()
     const flags = { check: true, write: fix !== undefined, cache, cacheOf: 'source' } as const
     const backend = await openImage(layer, tool.imageSpec(filename, image), flags)
+    tool.context.spareMemory?.()
     let result: CheckImageResult
     try {
       result = await checkImage(backend, {

@@ -42,6 +42,7 @@ export const map: ImgCommand = {
     const json = tool.isJson(output)
     const layer = await tool.layer()
     const backend = await openImage(layer, tool.imageSpec(filename, image))
+    tool.context.spareMemory?.()
     try {
       const extents = mapImage(backend.node, { start, max, signal: tool.context.signal })
       if (json) {
