@@ -155,10 +155,12 @@ export interface DriverState {
   /** Bytes the image occupies outside; the core sums children when absent. */
   allocatedSize?(): Maybe<number>
   info?(): DriverInfo
-  /** QAPI `ImageInfoSpecific`: type and data, keys in QEMU's order. */
   /** What `query-blockstats` shows of this driver alone, with `driver` added. */
   statistics?(): OptionTree
+  /** QAPI `ImageInfoSpecific`: type and data, keys in QEMU's order. */
   specificInfo?(): Maybe<SpecificInfo | undefined>
+  /** What else the format says of an image: identifiers, kinds, sizes in bytes; what QEMU does not show. */
+  details?(): OptionTree
   snapshots?(): readonly SnapshotInfo[]
   readonly snapshotOperations?: SnapshotOperations
   readonly vmState?: VmStateArea

@@ -39,6 +39,8 @@ export interface ImageInfo {
   readonly format: string
   readonly 'actual-size'?: number
   readonly 'format-specific'?: { readonly type: string; readonly data: OptionTree }
+  /** What QEMU does not show: identifiers, kinds, creators. With {@link ImageInfoOptions.details} alone. */
+  readonly 'format-details'?: OptionTree
   readonly 'full-backing-filename'?: string
   readonly encrypted?: boolean
   readonly 'backing-filename'?: string
@@ -72,6 +74,12 @@ export async function imageInfo(node: BlockNode): Promise<ImageInfo> {
     ...present('dirty-flag', driver === undefined ? undefined : (driver.isDirty ?? false)),
     ...backing,
   })
+}
+
+/** What the format says of the image besides, if anything. */
+export function imageDetails(node: BlockNode): Pick<ImageInfo, 'format-details'> {
+  const details = node.state?.details?.()
+  return details === undefined ? {} : { 'format-details': details }
 }
 
 /** `{ [key]: value }`, or nothing for `undefined`. */
@@ -139,6 +147,8 @@ export function snapshotInfo(snapshot: SnapshotInfo): ImageSnapshotInfo {
 export interface ImageInfoOptions {
   /** Follow the names of backing files down to the base. */
   readonly backingChain?: boolean | undefined
+  /** Add `format-details`, where the format has them. */
+  readonly details?: boolean | undefined
 }
 
 /**
@@ -162,7 +172,7 @@ export async function collectImageInfo(
       throw blockError('ELOOP', `Backing file '${name}' creates an infinite loop.`)
     }
     seen.add(name)
-    const { info, backing }: Described = await describe(layer, next, options.backingChain === true)
+    const { info, backing }: Described = await describe(layer, next, options)
     result.push(info)
     next = backing
   }
@@ -175,12 +185,17 @@ interface Described {
   readonly backing: ImageSpec | undefined
 }
 
-async function describe(layer: BlockLayer, image: ImageSpec, chain: boolean): Promise<Described> {
+async function describe(
+  layer: BlockLayer,
+  image: ImageSpec,
+  { backingChain: chain, details }: ImageInfoOptions,
+): Promise<Described> {
   const backend = await openImage(layer, image, { noBacking: true, noIo: true })
   try {
-    const info = await imageInfo(backend.node)
+    const plain = await imageInfo(backend.node)
+    const info = details === true ? { ...plain, ...imageDetails(backend.node) } : plain
     const filename = info['full-backing-filename'] ?? info['backing-filename']
-    if (!chain || filename === undefined) {
+    if (chain !== true || filename === undefined) {
       return { info, backing: undefined }
     }
     await layer.implicitFiles({ parent: backend.node, key: 'backing', filename })

@@ -23,7 +23,9 @@ import {
   type CheckImageResult,
   checkImage,
   type ImageInfo,
+  type ImageInfoOptions,
   type ImageSpec,
+  imageDetails,
   imageInfo,
   type MapExtent,
   type MapOptions,
@@ -223,9 +225,14 @@ export class Image {
     }
   }
 
-  /** What `qemu-img info --output=json` prints of the image. */
-  async info(): Promise<ImageInfo> {
-    return await imageInfo(this.node)
+  /**
+   * What `qemu-img info --output=json` prints of the image.
+   *
+   * @param options.details add `format-details`: identifiers, kinds and creators that QEMU does not show
+   */
+  async info({ details = false }: Pick<ImageInfoOptions, 'details'> = {}): Promise<ImageInfo> {
+    const info = await imageInfo(this.node)
+    return details ? { ...info, ...imageDetails(this.node) } : info
   }
 
   /** The extents of the image in order: what is data, what is zero, and where it is stored. */

@@ -107,6 +107,7 @@ test('docs/formats/README.md shows what was converted', () => {
     '',
     `Read, and so converted from, are also: ${readOnly.map((name) => `\`${name}\``).join(', ')}; \`luks\` takes its keys from secrets.`,
     'Each format has a page here with its layout, its limits and what is refused.',
+    '`blockgraph info --details` shows what each records of an image: identifiers, kind, creator, parent, sizes.',
     '',
   ]
   const text = lines.join('\n')

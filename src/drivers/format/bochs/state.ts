@@ -1,6 +1,7 @@
 import { ioError } from '../../../errors/index.js'
 import type { DriverState } from '../../../graph/index.js'
 import { type BlockLimits, type ExtentSink, type IoNode, type MapPath, maxLength } from '../../../io/index.js'
+import type { OptionTree } from '../../../options/index.js'
 import type { Maybe, Wait } from '../../../sched/index.js'
 import type { BochsHeader } from './header.js'
 
@@ -31,6 +32,10 @@ export class BochsState implements DriverState, MapPath {
 
   refreshLimits(limits: BlockLimits): void {
     limits.requestAlignment = sectorBytes
+  }
+
+  details(): OptionTree {
+    return { 'extent-size': this.#header.extentBytes, extents: this.#header.catalogEntries }
   }
 
   resolveRead(offset: number, bytes: number, out: ExtentSink): Wait {

@@ -3,6 +3,7 @@ import { DecodedChunks } from '../../../formatkit/index.js'
 import type { DriverState } from '../../../graph/index.js'
 import type { ByteStream, ZlibDecoder } from '../../../host/index.js'
 import type { BlockLimits, ExtentSink, IoNode, MapPath } from '../../../io/index.js'
+import type { OptionTree } from '../../../options/index.js'
 import type { Wait } from '../../../sched/index.js'
 import type { OffsetTable } from './offsets.js'
 
@@ -33,6 +34,10 @@ export class CloopState implements DriverState, MapPath {
       cost: () => Math.min(blockBytes, wholeInputBytes) * 2,
       decode: (block, output) => this.#decode(block, output),
     })
+  }
+
+  details(): OptionTree {
+    return { 'block-size': this.#blockBytes, blocks: this.#table.blocks }
   }
 
   refreshLimits(limits: BlockLimits): void {

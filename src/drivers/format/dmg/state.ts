@@ -3,6 +3,7 @@ import { DecodedChunks } from '../../../formatkit/index.js'
 import type { DriverState } from '../../../graph/index.js'
 import type { HostCodecs } from '../../../host/index.js'
 import type { BlockLimits, ExtentSink, IoNode, MapPath } from '../../../io/index.js'
+import type { OptionTree } from '../../../options/index.js'
 import type { Wait } from '../../../sched/index.js'
 import { type ChunkTable, ChunkType } from './chunk-table.js'
 import { decodeChunk } from './decode.js'
@@ -10,6 +11,8 @@ import { decodeChunk } from './decode.js'
 const sectorBytes = 512
 /** Cookie of a range that no chunk holds. */
 const nowhere = -1
+
+const names = new Map(Object.entries(ChunkType).map(([name, type]) => [type as number, name]))
 
 /** An open image. */
 export class DmgState implements DriverState, MapPath {
@@ -43,6 +46,19 @@ export class DmgState implements DriverState, MapPath {
 
   refreshLimits(limits: BlockLimits): void {
     limits.requestAlignment = sectorBytes
+  }
+
+  details(): OptionTree {
+    const { types } = this.#table
+    const seen = new Map<string, number>()
+    for (const type of types) {
+      const name = names.get(type) ?? 'unknown'
+      seen.set(name, (seen.get(name) ?? 0) + 1)
+    }
+    return {
+      chunks: types.length,
+      ...Object.fromEntries([...seen].map(([name, count]) => [`${name}-chunks`, count])),
+    }
   }
 
   resolveRead(offset: number, bytes: number, out: ExtentSink): Wait {

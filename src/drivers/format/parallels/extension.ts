@@ -1,4 +1,4 @@
-import { readU32LE, readU64LE } from '../../../bytes/index.js'
+import { readU32LE, readU64LE, uuidText } from '../../../bytes/index.js'
 import { blockError, codeOf, errnoError } from '../../../errors/index.js'
 import { readPadded } from '../../../formatkit/index.js'
 import type { DirtyBitmap, OpenContext } from '../../../graph/index.js'
@@ -205,9 +205,4 @@ class ExtensionLoader {
       }
     }
   }
-}
-
-function uuidText(bytes: Uint8Array): string {
-  const digits = [...bytes].map((byte) => byte.toString(16).padStart(2, '0')).join('')
-  return [0, 8, 12, 16, 20].map((at, index, all) => digits.slice(at, all[index + 1])).join('-')
 }

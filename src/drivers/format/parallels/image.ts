@@ -10,6 +10,7 @@ import {
   type TruncateOptions,
 } from '../../../graph/index.js'
 import type { BlockLimits, FlushPath, MapPath } from '../../../io/index.js'
+import type { OptionTree } from '../../../options/index.js'
 import type { Maybe, Wait } from '../../../sched/index.js'
 import { checkImage } from './check.js'
 import { sectorBytes } from './layout.js'
@@ -41,6 +42,17 @@ export class ParallelsImage implements DriverState {
 
   refreshLimits(limits: BlockLimits): void {
     limits.requestAlignment = Math.max(limits.requestAlignment, sectorBytes)
+  }
+
+  details(): OptionTree {
+    const { table } = this.#parts
+    return {
+      kind: table.unit === sectorBytes ? 'WithoutFreeSpace' : 'WithouFreSpacExt',
+      'cluster-size': table.clusterSize,
+      clusters: table.entries,
+      'in-use': table.inUse,
+      'format-extension': table.extOffset !== 0,
+    }
   }
 
   async check(fix: CheckFix): Promise<CheckResult> {

@@ -9,6 +9,7 @@ import {
   truncateNode,
 } from '../../../graph/index.js'
 import type { BlockLimits, FlushPath, MapPath } from '../../../io/index.js'
+import type { OptionTree } from '../../../options/index.js'
 import type { Wait } from '../../../sched/index.js'
 import { CompressedClusters } from './compressed.js'
 import type { QcowCrypto } from './crypto.js'
@@ -56,6 +57,10 @@ export class QcowImage implements DriverState {
 
   info(): DriverInfo {
     return { clusterSize: this.clusterSize }
+  }
+
+  details(): OptionTree {
+    return { 'l2-size': this.#tables.l2.tableBytes / 8, encryption: this.key === undefined ? 'none' : 'aes' }
   }
 
   async makeEmpty(): Promise<void> {

@@ -12,9 +12,10 @@ import {
   truncateNode,
 } from '../../../graph/index.js'
 import { type BlockLimits, type FlushPath, maxLength } from '../../../io/index.js'
+import type { OptionTree } from '../../../options/index.js'
 import type { Wait } from '../../../sched/index.js'
 import { checkImage } from './check.js'
-import { headerBytes, mappableBytes, maxBackingNameBytes, sectorBytes } from './header.js'
+import { Feature, headerBytes, mappableBytes, maxBackingNameBytes, sectorBytes } from './header.js'
 import { QedPath } from './path.js'
 import { l1BytesOf, type QedTables } from './tables.js'
 
@@ -55,6 +56,15 @@ export class QedImage implements DriverState {
 
   info(): DriverInfo {
     return { clusterSize: this.clusterSize, isDirty: this.#tables.header.needsCheck }
+  }
+
+  details(): OptionTree {
+    const { header } = this.#tables
+    return {
+      'table-size': header.tableClusters,
+      'need-check': header.needsCheck,
+      'backing-is-raw': (header.features & Feature.backingIsRaw) !== 0,
+    }
   }
 
   async check(fix: CheckFix): Promise<CheckResult> {

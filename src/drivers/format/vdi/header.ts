@@ -1,4 +1,4 @@
-import { readU32LE, readU64LE, writeU32LE, writeU64LE } from '../../../bytes/index.js'
+import { guidText, readU32LE, readU64LE, writeU32LE, writeU64LE } from '../../../bytes/index.js'
 
 export const headerBytes = 512
 export const sectorBytes = 512
@@ -18,6 +18,7 @@ const at = {
   version: 0x44,
   headerSize: 0x48,
   type: 0x4c,
+  description: 0x54,
   mapOffset: 0x154,
   dataOffset: 0x158,
   sectorSize: 0x168,
@@ -30,6 +31,8 @@ const at = {
   linkUuid: 0x1a8,
   parentUuid: 0x1b8,
 } as const
+
+const descriptionBytes = 256
 
 /** Whether `head` begins like a VDI image. */
 export function hasSignature(head: Uint8Array): boolean {
@@ -129,6 +132,26 @@ export class VdiHeader {
 
   set allocated(value: number) {
     writeU32LE(this.bytes, at.allocated, value)
+  }
+
+  /** Identifiers, as texts. */
+  get uuid(): string {
+    return this.#guid(at.uuid)
+  }
+
+  get snapshotUuid(): string {
+    return this.#guid(at.snapshotUuid)
+  }
+
+  /** What the image's creator says of it. */
+  get description(): string {
+    const text = this.bytes.subarray(at.description, at.description + descriptionBytes)
+    const end = text.indexOf(0)
+    return new TextDecoder().decode(end < 0 ? text : text.subarray(0, end)).trim()
+  }
+
+  #guid(offset: number): string {
+    return guidText(this.bytes.subarray(offset, offset + 16))
   }
 
   get hasLink(): boolean {

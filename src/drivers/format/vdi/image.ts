@@ -12,6 +12,7 @@ import {
   type TruncateOptions,
 } from '../../../graph/index.js'
 import type { BlockLimits, FlushPath, MapPath } from '../../../io/index.js'
+import type { OptionTree } from '../../../options/index.js'
 import type { Wait } from '../../../sched/index.js'
 import { checkImage } from './check.js'
 import { ImageType, sectorBytes } from './header.js'
@@ -48,6 +49,19 @@ export class VdiImage implements DriverState {
 
   info(): DriverInfo {
     return { clusterSize: this.clusterSize }
+  }
+
+  details(): OptionTree {
+    const { header } = this.#parts
+    return {
+      kind: header.type === ImageType.static ? 'static' : 'dynamic',
+      uuid: header.uuid,
+      'snapshot-uuid': header.snapshotUuid,
+      'block-size': header.blockSize,
+      blocks: header.blocks,
+      'allocated-blocks': header.allocated,
+      ...(header.description === '' ? {} : { description: header.description }),
+    }
   }
 
   async check(fix: CheckFix): Promise<CheckResult> {

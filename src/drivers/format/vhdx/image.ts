@@ -1,3 +1,4 @@
+import { guidText } from '../../../bytes/index.js'
 import {
   type BlockChild,
   type BlockNode,
@@ -12,6 +13,7 @@ import {
   type TruncateOptions,
 } from '../../../graph/index.js'
 import type { BlockLimits, FlushPath, MapPath } from '../../../io/index.js'
+import type { OptionTree } from '../../../options/index.js'
 import type { Wait } from '../../../sched/index.js'
 import type { Bat } from './bat.js'
 import type { SectorBitmaps } from './bitmaps.js'
@@ -22,7 +24,7 @@ import { DifferencingPath } from './differencing-path.js'
 import type { Headers } from './headers.js'
 import { type DiskParameters, isPresent, type Regions } from './metadata.js'
 import { checkParent } from './parent.js'
-import { guidText, LocatorKey } from './parent-locator.js'
+import { bracedGuid, LocatorKey } from './parent-locator.js'
 import { VhdxPath } from './path.js'
 import { mustReplay } from './replay-refusal.js'
 import { growDisk } from './resize.js'
@@ -109,10 +111,27 @@ export class VhdxImage implements DriverState, Overlay {
       return
     }
     const pairs = new Map(this.#locator)
-    pairs.set(LocatorKey.linkage, guidText(backing.dataWriteGuid))
-    pairs.set(LocatorKey.nextLinkage, guidText(guid))
+    pairs.set(LocatorKey.linkage, bracedGuid(backing.dataWriteGuid))
+    pairs.set(LocatorKey.nextLinkage, bracedGuid(guid))
     await writeLocator(change, pairs)
     this.#locator = pairs
+  }
+
+  details(): OptionTree {
+    const { disk, headers, bitmaps } = this.#parts
+    const { current } = headers
+    return {
+      kind: bitmaps !== undefined ? 'differencing' : disk.leaveAllocated ? 'fixed' : 'dynamic',
+      'disk-id': guidText(disk.diskId),
+      'block-size': disk.blockBytes,
+      'logical-sector-size': disk.sectorBytes,
+      'physical-sector-size': disk.physicalSectorBytes,
+      'file-write-guid': guidText(current.fileWriteGuid),
+      'data-write-guid': guidText(current.dataWriteGuid),
+      'log-size': current.logLength,
+      'log-in-use': current.logGuid.some((byte) => byte !== 0),
+      ...(this.#locator === undefined ? {} : { parent: Object.fromEntries(this.#locator) }),
+    }
   }
 
   /** Identifier of the contents: another one after every session that wrote to them. */

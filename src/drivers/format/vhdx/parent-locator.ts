@@ -1,4 +1,4 @@
-import { readU16LE, readU32LE, writeU16LE, writeU32LE } from '../../../bytes/index.js'
+import { guidText, readU16LE, readU32LE, writeU16LE, writeU32LE } from '../../../bytes/index.js'
 import { decodeUtf16, encodeUtf16 } from '../../../formatkit/index.js'
 import { sameBytes } from './layout.js'
 
@@ -66,11 +66,6 @@ export function makeLocator(pairs: ReadonlyMap<string, string>): Uint8Array {
 }
 
 /** `{xxxxxxxx-xxxx-…}` of an identifier as it stands in the file. */
-export function guidText(guid: Uint8Array): string {
-  const hex = (from: number, to: number, reversed: boolean): string => {
-    const part = Array.from(guid.subarray(from, to), (byte) => byte.toString(16).padStart(2, '0'))
-    return (reversed ? part.reverse() : part).join('')
-  }
-  const head = `${hex(0, 4, true)}-${hex(4, 6, true)}-${hex(6, 8, true)}`
-  return `{${head}-${hex(8, 10, false)}-${hex(10, 16, false)}}`
+export function bracedGuid(guid: Uint8Array): string {
+  return `{${guidText(guid)}}`
 }

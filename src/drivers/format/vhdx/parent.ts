@@ -9,7 +9,7 @@ import {
 import { type BlockLayer, type BlockNode, type OpenContext, skipFilters } from '../../../graph/index.js'
 import { OptionDict } from '../../../options/index.js'
 import type { VhdxImage } from './image.js'
-import { guidText, LocatorKey } from './parent-locator.js'
+import { bracedGuid, LocatorKey } from './parent-locator.js'
 
 /** The parent of a differencing disk: its name in the image, and who it has to be. */
 
@@ -42,7 +42,7 @@ function vhdxStateOf(node: BlockNode): VhdxImage {
 /** Refuses a node that is not the disk from which this one was made, or has been written to since. */
 export function checkParent(pairs: ReadonlyMap<string, string>, node: BlockNode): void {
   const wanted = [LocatorKey.linkage, LocatorKey.nextLinkage].map((key) => pairs.get(key)?.toLowerCase())
-  const id = guidText(vhdxStateOf(node).dataWriteGuid)
+  const id = bracedGuid(vhdxStateOf(node).dataWriteGuid)
   if (!wanted.includes(id)) {
     throw blockError(
       'EINVAL',
@@ -93,7 +93,7 @@ export async function readParent(
 /** The pairs of the locator that names this parent. */
 export function locatorOf({ dataWriteGuid, relative, path }: ParentRecord): Map<string, string> {
   return new Map([
-    [LocatorKey.linkage, guidText(dataWriteGuid)],
+    [LocatorKey.linkage, bracedGuid(dataWriteGuid)],
     [relative ? LocatorKey.relative : LocatorKey.absolute, path],
   ])
 }

@@ -108,6 +108,29 @@ export function parentName(text: string): string | undefined {
   return utf8(text.slice(start, end))
 }
 
+/** The disk database, and the name of the parent. */
+export function descriptorDetails(text: string): Record<string, string> {
+  const parent = parentName(text)
+  const details: Record<string, string> = parent === undefined ? {} : { 'parent-file-name': parent }
+  const names = {
+    adapterType: 'adapter-type',
+    virtualHWVersion: 'hardware-version',
+    toolsVersion: 'tools-version',
+    'geometry.cylinders': 'cylinders',
+    'geometry.heads': 'heads',
+    'geometry.sectors': 'sectors',
+    uuid: 'uuid',
+    longContentID: 'long-content-id',
+  }
+  for (const [field, name] of Object.entries(names)) {
+    const value = new RegExp(`^ddb\\.${field.replace('.', '\\.')}\\s*=\\s*"([^"\\n]*)"`, 'm').exec(text)?.[1]
+    if (value !== undefined) {
+      details[name] = value
+    }
+  }
+  return details
+}
+
 const createTypes = [
   'monolithicFlat',
   'vmfs',

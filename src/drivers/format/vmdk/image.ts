@@ -14,9 +14,10 @@ import {
   type TruncateOptions,
 } from '../../../graph/index.js'
 import type { BlockLimits, FlushPath, MapPath } from '../../../io/index.js'
+import type { OptionTree } from '../../../options/index.js'
 import { Mutex, type Wait } from '../../../sched/index.js'
 import { checkExtents } from './check.js'
-import { embeddedBytes, withContentId } from './descriptor.js'
+import { descriptorDetails, embeddedBytes, withContentId } from './descriptor.js'
 import type { Extent } from './extent.js'
 import { type PathOwner, VmdkPath } from './path.js'
 import { grow } from './resize.js'
@@ -157,6 +158,10 @@ export class VmdkImage implements DriverState, PathOwner {
         })),
       },
     }
+  }
+
+  details(): OptionTree {
+    return descriptorDetails(this.#descriptor)
   }
 
   async check(fix: CheckFix): Promise<CheckResult> {

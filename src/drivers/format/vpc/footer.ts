@@ -91,6 +91,15 @@ export class Footer {
     return String.fromCharCode(...this.bytes.subarray(At.creator, At.creator + 4))
   }
 
+  /** Major and minor of that program's version, and the system it ran on. */
+  get creatorVersion(): string {
+    return `${readU16BE(this.bytes, At.creatorVersion)}.${readU16BE(this.bytes, At.creatorVersion + 2)}`
+  }
+
+  get creatorHost(): string {
+    return String.fromCharCode(...this.bytes.subarray(At.creatorHost, At.creatorHost + 4))
+  }
+
   set creator(name: string) {
     for (let i = 0; i < 4; i++) {
       this.bytes[At.creator + i] = name.charCodeAt(i)

@@ -1,3 +1,4 @@
+import { uuidText } from '../../../bytes/index.js'
 import { ioError } from '../../../errors/index.js'
 import {
   type BlockChild,
@@ -10,6 +11,7 @@ import {
   type TruncateOptions,
 } from '../../../graph/index.js'
 import type { BlockLimits, FlushPath, MapPath } from '../../../io/index.js'
+import type { OptionTree } from '../../../options/index.js'
 import type { Wait } from '../../../sched/index.js'
 import type { BlockTable } from './block-table.js'
 import { type ChangeContext, changeParent, dropParent, emptyDisk } from './change-parent.js'
@@ -17,12 +19,17 @@ import { DifferencingPath } from './differencing-path.js'
 import type { DynamicHeader } from './dynamic-header.js'
 import { DynamicPath } from './dynamic-path.js'
 import { FixedPath } from './fixed-path.js'
-import { DiskType, type Footer } from './footer.js'
+import { DiskType, type Footer, timestampBase } from './footer.js'
 import { sectorBytes } from './geometry.js'
 import type { SizeCalculation } from './open.js'
 import { checkParent } from './parent.js'
 import { growDynamic, growFixed } from './resize.js'
 import type { BlockShape, BlockSpace } from './space.js'
+
+/** Four characters of a footer, without what pads them. */
+function printable(text: string): string {
+  return text.replace(/[^\x21-\x7e]+$/, '').replace(/[^\x20-\x7e]/g, '.')
+}
 
 /** What all but fixed disks have. */
 export interface VpcBlocks {
@@ -103,6 +110,29 @@ export class VpcImage implements DriverState {
 
   info(): DriverInfo {
     return this.clusterSize === undefined ? {} : { clusterSize: this.clusterSize }
+  }
+
+  details(): OptionTree {
+    const footer = this.#footer
+    const { blocks } = this.#parts
+    const kinds = Object.entries(DiskType).find(([, type]) => type === footer.type)
+    const { cylinders, heads, sectors } = footer.geometry
+    return {
+      kind: kinds?.[0] ?? `unknown (${footer.type})`,
+      uuid: uuidText(footer.uuid),
+      created: new Date((footer.timestamp + timestampBase) * 1000).toISOString(),
+      'creator-application': printable(footer.creator),
+      'creator-version': footer.creatorVersion,
+      'creator-host': printable(footer.creatorHost),
+      geometry: { cylinders, heads, sectors },
+      'current-size': footer.currentSize,
+      ...(blocks === undefined || footer.type === DiskType.fixed
+        ? {}
+        : { 'block-size': blocks.shape.blockSize }),
+      ...(blocks === undefined || footer.type !== DiskType.differencing
+        ? {}
+        : { 'parent-uuid': uuidText(blocks.header.parentUuid), 'parent-name': blocks.header.parentName }),
+    }
   }
 
   /** Grows the disk; QEMU cannot. @throws BlockError ENOTSUP for a shorter length */

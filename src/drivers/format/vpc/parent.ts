@@ -1,3 +1,4 @@
+import { uuidText } from '../../../bytes/index.js'
 import { blockError } from '../../../errors/index.js'
 import {
   decodeUtf16,
@@ -86,12 +87,6 @@ export function checkParent(header: DynamicHeader, node: BlockNode): void {
 
 function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
   return a.every((byte, i) => byte === b[i])
-}
-
-/** `xxxxxxxx-xxxx-…` of 16 bytes in the order they stand in. */
-export function uuidText(bytes: Uint8Array): string {
-  const hex = Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('')
-  return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5')
 }
 
 /** What a differencing disk records of its parent. */

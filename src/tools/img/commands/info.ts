@@ -17,6 +17,7 @@ export const info: ImgCommand = {
     let output: string | undefined
     let backingChain = false
     let contents = false
+    let details = false
     let image: ImageArguments = {}
     const operands = await tool.readOptions(argv, {
       short: ':f:hU',
@@ -27,7 +28,7 @@ export const info: ImgCommand = {
         valued('object'),
         flag('image-opts'),
         flag('force-share', 'U'),
-        ...(tool.context.extras === true ? [flag('contents')] : []),
+        ...(tool.context.extras === true ? [flag('contents'), flag('details')] : []),
       ],
       option: (parsed) => {
         image = imageOptions(image, parsed)
@@ -37,6 +38,8 @@ export const info: ImgCommand = {
           backingChain = true
         } else if (parsed.option === 'contents') {
           contents = true
+        } else if (parsed.option === 'details') {
+          details = true
         }
       },
     })
@@ -47,7 +50,7 @@ export const info: ImgCommand = {
     const json = tool.isJson(output)
     const layer = await tool.layer()
     const spec = tool.imageSpec(filename, image)
-    const chain = await collectImageInfo(layer, spec, { backingChain })
+    const chain = await collectImageInfo(layer, spec, { backingChain, details })
     if (contents) {
       showContents(tool, chain, await imageContents(layer, spec), json, backingChain)
       return 0
@@ -133,6 +136,10 @@ function infoLines(image: ImageInfo): string[] {
   const specific = image['format-specific']
   if (specific !== undefined) {
     lines.push('Format specific information:', ...treeLines(specific.data, 1))
+  }
+  const details = image['format-details']
+  if (details !== undefined) {
+    lines.push('Format details:', ...treeLines(details, 1))
   }
   return lines
 }
