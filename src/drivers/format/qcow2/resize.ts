@@ -50,8 +50,11 @@ export class Resize {
    *
    * @throws BlockError with QEMU's texts; the size is unchanged then, but cropped clusters may be gone
    */
-  async truncate(length: number, how: TruncateOptions): Promise<void> {
+  async truncate(length: number, options: TruncateOptions): Promise<void> {
     const { header, geometry } = this.#meta
+    // What is read is what the data file has, by way of the tables or without them: they must say so.
+    const needsTables = this.#meta.isRawData && length >= header.size && options.preallocation === 'off'
+    const how: TruncateOptions = needsTables ? { ...options, preallocation: 'metadata' } : options
     if (length % 512 !== 0) {
       throw blockError('EINVAL', 'The new size must be a multiple of 512')
     }
