@@ -4,9 +4,6 @@ import { EntryHigh, tableEntryBytes } from './constants.js'
 /** Upper bits that an entry of plain data does not have: compressed, reserved. */
 const specialHigh = 0x7f000000
 
-/** Begins and ends of stretches that are remembered of a table. */
-const maxStretches = 1024
-
 /** What an L2 table adds to the figures about the guest's clusters. */
 export interface TableFigures {
   allocated: number
@@ -25,9 +22,6 @@ export class TableScan {
   readonly #words: Int32Array
   readonly #clusterSize: number
   readonly #end: number
-  /** Bytes where stretches of entries that are not zero begin and end, as far as {@link count} has come. */
-  readonly #stretches: number[] = []
-  #start = 0
 
   /** @param table begins on a boundary of 4 in its buffer; what is cut off at its end is not looked at */
   constructor(table: Uint8Array, clusterSize: number) {
@@ -62,10 +56,7 @@ export class TableScan {
     let at = from
     for (; at < this.#end; at += tableEntryBytes) {
       if (((words[at >> 2] as number) | (words[(at >> 2) + 1] as number)) === 0) {
-        this.#endStretch(at)
-        at = this.#skipEmpty(at)
-        this.#start = at
-        at -= tableEntryBytes
+        at = this.#skipEmpty(at) - tableEntryBytes
         continue
       }
       const high = this.#view.getUint32(at)
@@ -84,41 +75,6 @@ export class TableScan {
       figures.nextContiguous = offset + clusterSize
     }
     return at
-  }
-
-  #endStretch(end: number): void {
-    if (end > this.#start && this.#stretches.length < maxStretches) {
-      this.#stretches.push(this.#start, end)
-    }
-  }
-
-  /**
-   * A copy of the entries that are not zero, when {@link count} has come to the end of the table; undefined if
-   * they are not few.
-   */
-  occupied(): Uint8Array | undefined {
-    this.#endStretch(this.#end)
-    const stretches = this.#stretches
-    if (stretches.length >= maxStretches) {
-      return undefined
-    }
-    let bytes = 0
-    for (let i = 0; i < stretches.length; i += 2) {
-      bytes += (stretches[i + 1] ?? 0) - (stretches[i] ?? 0)
-    }
-    if (bytes > this.#end >> 5) {
-      return undefined
-    }
-    const { buffer, byteOffset } = this.#view
-    const found = new Uint8Array(bytes)
-    let at = 0
-    for (let i = 0; i < stretches.length; i += 2) {
-      const start = stretches[i] ?? 0
-      const length = (stretches[i + 1] ?? 0) - start
-      found.set(new Uint8Array(buffer, byteOffset + start, length), at)
-      at += length
-    }
-    return found
   }
 
   /** Where the next entry from byte `from` on stands whose COPIED flag needs a closer look, or the end. */

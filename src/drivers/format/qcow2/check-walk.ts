@@ -34,10 +34,6 @@ function isAllocated(type: number): boolean {
   return type === ClusterType.normal || type === ClusterType.zeroAllocated
 }
 
-/** Memory for tables with few entries; what one takes besides its entries. Bytes. */
-const maxKeptBytes = 1 << 20
-const keptTableBytes = 256
-
 /** The outcome of a repair of one L2 entry. */
 type EntryFix = 'fixed' | 'failed'
 
@@ -49,9 +45,6 @@ export class CheckWalk {
   readonly #result: CheckResult
   readonly #breathe: () => Promise<void>
   #buffer: Uint8Array | undefined
-  /** Entries of tables that have few, by the table's offset. */
-  readonly #kept = new Map<number, Uint8Array>()
-  #keptBytes = 0
   /** What to repair on the way. */
   repair: RepairMode = noRepair
   readonly #entryBytes: number
@@ -177,25 +170,11 @@ export class CheckWalk {
     const figures = { allocated: 0, fragmented: 0, nextContiguous: 0 }
     try {
       await this.#countEntries(offset, scan, view, active, figures)
-      this.#keepFew(offset, scan, active)
     } finally {
       if (active) {
         this.#result.allocatedClusters += figures.allocated
         this.#result.fragmentedClusters += figures.fragmented
       }
-    }
-  }
-
-  /** Keeps a table with few entries, so that it need not be read again for its flags. */
-  #keepFew(offset: number, scan: TableScan, active: boolean): void {
-    const mayChange = this.repair.errors || this.repair.leaks
-    if (!active || mayChange || this.#entries !== undefined || this.#keptBytes > maxKeptBytes) {
-      return
-    }
-    const few = scan.occupied()
-    if (few !== undefined) {
-      this.#kept.set(offset, few)
-      this.#keptBytes += few.length + keptTableBytes
     }
   }
 
@@ -416,10 +395,7 @@ export class CheckWalk {
   async #checkCopiedL2(offset: number, stored: StoredRefcounts, repair: boolean): Promise<void> {
     let l2: Uint8Array
     try {
-      // What is zero has no flags: the rest is as good as the table.
-      l2 =
-        this.#kept.get(offset) ??
-        (await readInside(this.#file, offset, this.#header.clusterSize, this.#tableBuffer()))
+      l2 = await readInside(this.#file, offset, this.#header.clusterSize, this.#tableBuffer())
     } catch (error) {
       const failure = ioError(codeOf(error))
       this.#result.messages.push(`ERROR: Could not read L2 table: ${failure.message}`)
