@@ -51,7 +51,6 @@ const cases: [string, ((folder: string) => void)?][] = [
   ['convert -O raw child.vmdk new.raw'],
   ['compare s.vmdk o.vmdk'],
   ['measure -O vmdk --size 5M'],
-  ['resize s.vmdk 6M'],
   ['snapshot -l s.vmdk'],
   ['rebase -u -b "" child.vmdk'],
   ['amend -o compat6=on s.vmdk'],
