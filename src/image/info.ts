@@ -39,7 +39,7 @@ export interface ImageInfo {
   readonly format: string
   readonly 'actual-size'?: number
   readonly 'format-specific'?: { readonly type: string; readonly data: OptionTree }
-  /** What QEMU does not show: identifiers, kinds, creators. With {@link ImageInfoOptions.details} alone. */
+  /** What QEMU does not show: identifiers, kinds, creators. With the option `details` alone. */
   readonly 'format-details'?: OptionTree
   readonly 'full-backing-filename'?: string
   readonly encrypted?: boolean

@@ -226,9 +226,8 @@ export class Image {
   }
 
   /**
-   * What `qemu-img info --output=json` prints of the image.
-   *
-   * @param options.details add `format-details`: identifiers, kinds and creators that QEMU does not show
+   * What `qemu-img info --output=json` prints of the image; with `details` also `format-details`: identifiers, kinds
+   * and creators that QEMU does not show.
    */
   async info({ details = false }: Pick<ImageInfoOptions, 'details'> = {}): Promise<ImageInfo> {
     const info = await imageInfo(this.node)

@@ -84,5 +84,16 @@ test('what cannot grow says so, and stays', async () => {
   qemu('create', '-q', '-f', 'vmdk', '-o', 'subformat=streamOptimized', path, '10M')
   await refused(20 * MiB, "Resizing 'streamOptimized' images is not supported")
   qemu('create', '-q', '-f', 'vmdk', '-o', 'subformat=twoGbMaxExtentSparse', path, '10M')
+  // Two extents in one file: growing the last would write over the first.
+  const shared = join(folder, 'shared.vmdk')
+  qemu('create', '-q', '-f', 'vmdk', '-o', 'subformat=monolithicFlat', shared, '10M')
+  const text = fs.readFileSync(shared, 'latin1')
+  const line = /^RW.*$/m.exec(text)?.[0] ?? ''
+  const halves = [line.replace('20480', '10240').replace(/ 0$/, ' 10240'), line.replace('20480', '10240')]
+  const twoGb = path
+  path = shared
+  fs.writeFileSync(shared, text.replace(line, halves.join('\n')), 'latin1')
+  await refused(20 * MiB, 'the last one cannot grow')
+  path = twoGb
   await refused(3 * GiB, 'The last extent can grow to 2 GiB only, the disk to 2147483648 bytes')
 })

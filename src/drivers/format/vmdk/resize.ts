@@ -46,6 +46,15 @@ export async function grow(image: Growable, length: number): Promise<string> {
   if (last === undefined || (!last.flat && (last.compressed || last.layoutIsFixed))) {
     throw blockError('ENOTSUP', `Resizing '${createType}' images is not supported`)
   }
+  const shared = extents.some(
+    (other) => other !== last && other.file.node.filename === last.file.node.filename,
+  )
+  if (shared) {
+    throw blockError(
+      'ENOTSUP',
+      `Extents share the file '${last.file.node.filename}': the last one cannot grow`,
+    )
+  }
   const { backing } = node
   if (backing !== undefined && backing.length > node.length) {
     throw blockError('ENOTSUP', 'Cannot grow below a longer backing file')
