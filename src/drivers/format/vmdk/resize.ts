@@ -17,8 +17,6 @@ import { at, Flag, parseSparseHeader, type SparseHeader, sectorBytes, splitBytes
 const maxSector = 2 ** 32
 /** Tables of the largest directory that is opened. */
 const maxTables = 8 << 20
-/** Zeroes written at a time, bytes. */
-const zeroBytes = 1 << 20
 
 /** What growing needs of an open image. */
 export interface Growable {
@@ -83,7 +81,10 @@ async function growFlat(extent: FlatExtent, length: number): Promise<void> {
   const end = extent.offset + length
   const old = extent.offset + extent.length
   // What stands behind the disk's end is not shown so far.
-  await writeZeroes(node, old, Math.min(node.length, end) - old)
+  const hidden = Math.min(node.length, end) - old
+  if (hidden > 0) {
+    await node.writeZeroes(old, hidden, 0)
+  }
   if (node.length < end) {
     await truncateNode(node, end, { exact: false, preallocation: 'off', zero: true })
   }
@@ -146,7 +147,7 @@ async function zeroRestOfGrain(extent: SparseExtent): Promise<void> {
   }
   const entry = extent.entry(grain)
   if (entry > zeroed) {
-    await writeZeroes(extent.file.node, entry * sectorBytes + used, extent.grainBytes - used)
+    await extent.file.node.writeZeroes(entry * sectorBytes + used, extent.grainBytes - used, 0)
   }
 }
 
@@ -218,13 +219,6 @@ async function addTables(
   const [copy, redundant] =
     old.copy === undefined ? [undefined, undefined] : await longer(old.copy, header.redundantOffset)
   return { main, copy, directory, redundant }
-}
-
-async function writeZeroes(node: BlockNode, offset: number, bytes: number): Promise<void> {
-  const zeroes = new Uint8Array(Math.min(zeroBytes, Math.max(0, bytes)))
-  for (let done = 0; done < bytes; done += zeroes.length) {
-    await node.write(offset + done, Math.min(zeroes.length, bytes - done), zeroes, 0, 0)
-  }
 }
 
 /** From the first byte that changes on; what remains of a longer one inside an image is cleared. */
