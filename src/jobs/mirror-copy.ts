@@ -38,8 +38,6 @@ export class MirrorCopy {
   #cursor = 0
   /** Why the job is to fail. */
   failure: Error | undefined = undefined
-  /** Since the last time it became so, all writes of the guest have gone to the target as well. */
-  activelySynced = false
 
   constructor(job: BlockJob, settings: MirrorCopySettings) {
     this.#job = job
@@ -178,7 +176,6 @@ export class MirrorCopy {
   #failed(error: unknown, reading: boolean, offset: number, bytes: number): void {
     const { bitmap, onSourceError, onTargetError } = this.#settings
     bitmap.set(offset, bytes)
-    this.activelySynced = false
     const action = this.#job.errorAction(reading ? onSourceError : onTargetError, reading, codeOf(error))
     if (action === 'report') {
       this.failure ??= jobIoError(error)
@@ -218,21 +215,15 @@ export class MirrorCopy {
 
   /** The guest writes while the job copies in the background only. */
   async background(write: MirroredWrite): Promise<void> {
-    this.activelySynced = false
     try {
       await settled(write.source())
     } finally {
-      this.written(write.offset, write.bytes)
+      this.markDirty(write.offset, write.bytes)
     }
   }
 
   /** The guest has written to the source alone, or has tried to. */
-  written(offset: number, bytes: number): void {
-    this.activelySynced = false
-    this.#markDirty(offset, bytes)
-  }
-
-  #markDirty(offset: number, bytes: number): void {
+  markDirty(offset: number, bytes: number): void {
     const inside = Math.min(bytes, this.#settings.bitmap.size - offset)
     if (inside > 0) {
       this.#settings.bitmap.set(offset, inside)
@@ -252,8 +243,7 @@ export class MirrorCopy {
         await settled(write.source())
       } catch (error) {
         // Nobody knows how much of it was written.
-        this.activelySynced = false
-        this.#markDirty(offset, bytes)
+        this.markDirty(offset, bytes)
         throw error
       }
       await this.#writeTarget(write)

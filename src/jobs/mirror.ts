@@ -317,7 +317,7 @@ class Mirror implements BlockJobDriver {
     this.#copy = copy
     this.#top.onWrite = (write) => copy.background(write)
     this.#top.onEarlyWrite = (offset, bytes) => {
-      copy.written(offset, bytes)
+      copy.markDirty(offset, bytes)
     }
   }
 
@@ -389,7 +389,6 @@ class Mirror implements BlockJobDriver {
       if (!(await copy.flush()) || this.#bitmap.count > 0 || job.isCancelled) {
         return false
       }
-      copy.activelySynced = this.#settings.active
       job.becomeReady()
     }
     if (this.#shouldComplete || job.cancelRequested) {
