@@ -9,9 +9,12 @@ function scalar(value: unknown): string {
   return typeof value === 'number' && !Number.isInteger(value) ? generalText(value) : integerText(value)
 }
 
-/** Numbers beyond 10^21 would get an exponent. */
+/** All digits of an integer: JavaScript's own text rounds beyond 2^53, and has an exponent from 10^21 on. */
 function integerText(value: unknown): string {
-  return typeof value === 'number' && Math.abs(value) >= 1e21 ? generalText(value) : String(value)
+  if (typeof value !== 'number' || Number.isSafeInteger(value)) {
+    return String(value)
+  }
+  return Math.abs(value) >= 1e21 ? generalText(value) : BigInt(value).toString()
 }
 
 function membersOf(value: object): [string, unknown][] {

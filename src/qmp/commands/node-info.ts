@@ -59,6 +59,11 @@ function throttleInfo(backend: Backend | undefined): typeof throttleZeroes {
   return result as unknown as typeof throttleZeroes
 }
 
+/** An unsigned number of 64 bits where QAPI has a signed one. The largest of them is 2^64 after rounding. */
+function asSigned(value: number): number {
+  return value >= 2 ** 64 ? -1 : value >= 2 ** 63 ? value - 2 ** 64 : value
+}
+
 /**
  * QAPI `BlockDeviceInfo`.
  *
@@ -89,7 +94,7 @@ export async function nodeInfo(
       direct: node.options.get('cache.direct') === true || node.options.get('cache.direct') === 'on',
       'no-flush': node.options.get('cache.no-flush') === true || node.options.get('cache.no-flush') === 'on',
     },
-    write_threshold: writeThreshold(node),
+    write_threshold: asSigned(writeThreshold(node)),
     ...(bitmaps.length === 0 ? {} : { 'dirty-bitmaps': bitmaps }),
   }
 }

@@ -93,7 +93,21 @@ function monitorArguments(dir: string): string[] {
 }
 
 export function startTheirs(dir: string, args: readonly string[] = []): Peer {
-  const child: ChildProcess = spawn('qemu-storage-daemon', [...args, ...monitorArguments(dir)], { cwd: dir })
+  return startProcess(dir, 'qemu-storage-daemon', [...args, ...monitorArguments(dir)])
+}
+
+/** QEMU itself, without a machine. */
+export function startSystem(dir: string): Peer {
+  const none = ['-machine', 'none', '-nodefaults', '-nographic']
+  const chardev = `socket,id=monitor0,path=${join(dir, 'qmp.sock')},server=on,wait=off`
+  return startProcess(dir, 'qemu-system-x86_64', [
+    ...none,
+    ...['-chardev', chardev, '-mon', 'chardev=monitor0,mode=control'],
+  ])
+}
+
+function startProcess(dir: string, program: string, args: readonly string[]): Peer {
+  const child: ChildProcess = spawn(program, args, { cwd: dir })
   let output = ''
   child.stdout?.on('data', (text: Buffer) => {
     output += text.toString()

@@ -3,7 +3,7 @@ import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect } from 'vitest'
-import { startOurs, startTheirs } from './peers.js'
+import { startOurs, startSystem, startTheirs } from './peers.js'
 import { call, differences, record, type Step } from './transcript.js'
 
 let folder: string
@@ -15,21 +15,37 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }))
 export type Prepare = (
   img: (...args: string[]) => void,
   io: (image: string, ...commands: string[]) => void,
+  dir: string,
 ) => void
 
-/** Does the steps with both daemons, each in a folder of its own that `prepare` has filled. */
+const peers = {
+  /** qemu-storage-daemon. */
+  daemon: startTheirs,
+  /** qemu-system-x86_64 without a machine. */
+  system: startSystem,
+} as const
+
+type Theirs = keyof typeof peers
+
+export interface SameOptions {
+  /** Default: true. */
+  readonly negotiate?: boolean
+  /** Whose answers ours must equal; default: both. */
+  readonly as?: readonly Theirs[]
+}
+
+/**
+ * Does the steps with QEMU's programs and our daemon, each in a folder of its own that `prepare` has filled.
+ *
+ * @returns the lines of all of them
+ */
 export async function same(
   name: string,
   prepare: Prepare,
   steps: readonly Step[],
-  negotiate = true,
-): Promise<void> {
-  const recorded: string[][] = []
-  const outputs: string[] = []
-  for (const [side, start] of [
-    ['theirs', startTheirs],
-    ['ours', startOurs],
-  ] as const) {
+  { negotiate = true, as = ['daemon', 'system'] }: SameOptions = {},
+): Promise<string[]> {
+  const play = async (side: Theirs | 'ours'): Promise<{ lines: string[]; output: string }> => {
     const dir = join(folder, `${name}-${side}`)
     mkdirSync(dir)
     const run = (program: string, args: string[]): void => {
@@ -38,13 +54,20 @@ export async function same(
     prepare(
       (...args) => run('qemu-img', args),
       (image, ...commands) => run('qemu-io', [...commands.flatMap((text) => ['-c', text]), image]),
+      dir,
     )
-    await using peer = start(dir)
-    recorded.push(await record(peer, steps, negotiate))
-    outputs.push(peer.output().replaceAll(dir, 'DIR'))
+    await using peer = side === 'ours' ? startOurs(dir) : peers[side](dir)
+    const lines = await record(peer, steps, negotiate)
+    const output = peer.output().replaceAll(dir, 'DIR').replaceAll('qemu-system-x86_64', 'qemu-storage-daemon')
+    return { lines, output }
   }
-  expect(differences(recorded[0] ?? [], recorded[1] ?? [])).toEqual([])
-  expect(outputs[1]).toEqual(outputs[0])
+  const ours = await play('ours')
+  for (const side of as) {
+    const theirs = await play(side)
+    expect(differences(theirs.lines, ours.lines), side).toEqual([])
+    expect(ours.output, side).toEqual(theirs.output)
+  }
+  return ours.lines
 }
 
 export const none: Prepare = () => undefined

@@ -1,3 +1,4 @@
+import { spawn } from 'node:child_process'
 import { normalized, type Peer } from './peers.js'
 
 /** One thing that a client does: a request, or text as it is. */
@@ -8,6 +9,8 @@ export type Step =
   | { readonly raw: string | Uint8Array; readonly answers: number }
   /** Waits until an event of this name, whose data has these members, has come. */
   | { readonly awaits: string; readonly data?: Readonly<Record<string, unknown>> }
+  /** Runs another program to its end; its exit code is recorded. */
+  | { readonly runs: readonly string[] }
 
 /** Shorthand for a request. */
 export function call(command: string, args?: object, id?: unknown): Step {
@@ -16,6 +19,61 @@ export function call(command: string, args?: object, id?: unknown): Step {
     ...(args === undefined ? {} : { arguments: args }),
     ...(id === undefined ? {} : { id }),
   }
+}
+
+/** Lets a client of the NBD server at `nbd.sock` do what `commands` of qemu-io say to the export called `name`. */
+export function guest(name: string, ...commands: string[]): Step {
+  return {
+    runs: [
+      ...['qemu-io', '-f', 'raw', ...commands.flatMap((text) => ['-c', text])],
+      `nbd+unix:///${name}?socket=DIR/nbd.sock`,
+    ],
+  }
+}
+
+async function exitCode(program: string, args: readonly string[]): Promise<number> {
+  return await new Promise((resolve, reject) => {
+    const child = spawn(program, args, { stdio: 'ignore' })
+    child.once('error', reject)
+    child.once('exit', (code) => resolve(code ?? -1))
+  })
+}
+
+/** What became of a request. */
+export interface Exchange {
+  /** Absent: it was no request, or its text was given as it is. */
+  readonly command: string | undefined
+  readonly isGood: boolean
+}
+
+/** The exchanges of a recording, without greeting, events and other programs. */
+export function exchangesOf(steps: readonly Step[], lines: readonly string[]): Exchange[] {
+  const result: Exchange[] = []
+  let at = 1
+  for (const step of steps) {
+    if (typeof step === 'object' && 'awaits' in step) {
+      continue
+    }
+    if (typeof step === 'object' && 'runs' in step) {
+      at++
+      continue
+    }
+    const execute = typeof step === 'object' && 'execute' in step ? step.execute : undefined
+    const count = typeof step === 'object' && 'raw' in step ? (step.answers as number) : 1
+    for (let i = 0; i < count; i++) {
+      const isGood = Object.hasOwn(JSON.parse(lines[at++] ?? '{}') as object, 'return')
+      result.push({ command: typeof execute === 'string' ? execute : undefined, isGood })
+    }
+  }
+  return result
+}
+
+/** Names of the events in a recording. */
+export function eventsOf(lines: readonly string[]): string[] {
+  return lines.flatMap((line) => {
+    const { event } = JSON.parse(line) as { event?: string }
+    return event === undefined ? [] : [event]
+  })
 }
 
 function isEvent(line: string): boolean {
@@ -61,6 +119,11 @@ export async function record(peer: Peer, steps: readonly Step[], negotiate = tru
         }
         events.push(await lines.next())
       }
+      continue
+    }
+    if (typeof step === 'object' && 'runs' in step) {
+      const [program = '', ...args] = (step.runs as string[]).map((text) => text.replaceAll('DIR', peer.dir))
+      answers.push(JSON.stringify({ ran: program, code: await exitCode(program, args) }))
       continue
     }
     seen = events.length
