@@ -152,6 +152,7 @@ export const chainTranscripts: readonly Transcript[] = [
       call('x-debug-query-block-graph'),
       call('nbd-server-stop'),
       call('nbd-server-stop'),
+      iothread('n', null),
       call('object-del', { id: 't' }),
       call('query-blockstats', { 'query-nodes': true }),
     ],
