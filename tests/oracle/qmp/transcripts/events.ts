@@ -102,7 +102,6 @@ export const eventTranscripts: readonly Transcript[] = [
       nodes,
       guest('bad', 'read 0 4k'),
       guest('bad', 'write 0 4k'),
-      call('blockdev-reopen', { options: [{ driver: 'qcow2', 'node-name': 'bad', file: 'bad-file' }] }),
       call('nbd-server-stop'),
       { awaits: 'BLOCK_EXPORT_DELETED' },
       call('blockdev-del', { 'node-name': 'bad' }),

@@ -248,7 +248,7 @@ export const jobTranscripts: readonly Transcript[] = [
       status('j', 'concluded'),
       call('job-dismiss', { id: 'j' }),
       status('j', 'null'),
-      call('drive-backup', { 'job-id': 'j', device: 'new', target: 'DIR/z.qcow2', sync: 'none' }),
+      call('drive-backup', { 'job-id': 'j', device: 'top', target: 'DIR/z.qcow2', sync: 'none' }),
       status('j', 'running'),
       call('block-job-cancel', { device: 'j' }),
       status('j', 'null'),
@@ -258,7 +258,7 @@ export const jobTranscripts: readonly Transcript[] = [
         { target: 'DIR/gone', sync: 'full', mode: 'existing' },
         { target: 'DIR/x.qcow2', sync: 'incremental' },
         { target: 'DIR/x.qcow2', sync: 'full', 'x-perf': { 'max-workers': 0 } },
-      ].map((args) => call('drive-backup', { 'job-id': 'j', device: 'new', ...args })),
+      ].map((args) => call('drive-backup', { 'job-id': 'j', device: 'top', ...args })),
     ],
   },
 ]

@@ -139,7 +139,6 @@ export const nodeTranscripts: readonly Transcript[] = [
       call('blockdev-add', { driver: 'blkverify', 'node-name': 'v', test: 'a', raw: 'zz' }),
       call('blockdev-add', { driver: 'copy-before-write', 'node-name': 'v', file: 's', target: 'zz' }),
       call('blockdev-add', { driver: 'preallocate', 'node-name': 'p', file: 's' }),
-      call('blockdev-add', { driver: 'null-co', 'node-name': 'm', size: 9223372036854774000 }),
       call('query-named-block-nodes', { flat: true }),
       call('blockdev-del', { 'node-name': 'r' }),
       call('query-named-block-nodes'),
