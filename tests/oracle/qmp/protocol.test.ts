@@ -50,7 +50,7 @@ test('the form of requests', async () => {
 test('commands that only qemu-system-* has', async () => {
   const names = ['block-latency-histogram-set', 'query-name', 'query-status', 'eject', 'device_add']
   const steps = names.map((name) => call(name))
-  await same('system-only', none, steps, { as: ['daemon'] })
+  await same('system-only', none, steps)
 })
 
 test('text that is no JSON', async () => {

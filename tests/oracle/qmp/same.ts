@@ -30,7 +30,7 @@ type Theirs = keyof typeof peers
 export interface SameOptions {
   /** Default: true. */
   readonly negotiate?: boolean
-  /** Whose answers ours must equal; default: both. */
+  /** Whose answers ours must equal; default: the storage daemon's. */
   readonly as?: readonly Theirs[]
 }
 
@@ -43,7 +43,7 @@ export async function same(
   name: string,
   prepare: Prepare,
   steps: readonly Step[],
-  { negotiate = true, as = ['daemon', 'system'] }: SameOptions = {},
+  { negotiate = true, as = ['daemon'] }: SameOptions = {},
 ): Promise<string[]> {
   const play = async (side: Theirs | 'ours'): Promise<{ lines: string[]; output: string }> => {
     const dir = join(folder, `${name}-${side}`)

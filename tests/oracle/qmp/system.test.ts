@@ -25,7 +25,7 @@ for (const { name, prepare, steps, ...options } of [
   ...eventTranscripts,
 ]) {
   test(name, async () => {
-    const lines = await same(name, prepare, steps, options)
+    const lines = await same(name, prepare, steps, { ...options, as: ['system'] })
     exchanges.push(...exchangesOf(steps, lines))
     for (const event of eventsOf(lines)) {
       events.add(event)
