@@ -9,7 +9,6 @@ import {
   readFileSync,
   rmSync,
   statSync,
-  truncateSync,
   writeSync,
 } from 'node:fs'
 import { deflateSync } from 'node:zlib'
@@ -18,10 +17,13 @@ import { command, ours, qemu } from './measure.mjs'
 const MiB = 1 << 20
 const GiB = 1 << 30
 
+/** A file that `fill` writes, of `bytes` bytes; absent: as many as were written. */
 function withFile(path, bytes, fill) {
   const fd = openSync(path, 'w')
   fill((data, at) => writeSync(fd, data, 0, data.length, at))
-  ftruncateSync(fd, bytes)
+  if (bytes !== undefined) {
+    ftruncateSync(fd, bytes)
+  }
   closeSync(fd)
 }
 
@@ -178,18 +180,15 @@ const makers = {
     const files = installedFiles(GiB / 2)
     const chunks = []
     let at = 0
-    withFile(path, 0, (put) => {
+    withFile(path, undefined, (put) => {
       for (let offset = 0; offset < GiB / 2; offset += MiB) {
         const data = deflateSync(files(offset, MiB))
         chunks.push({ at, bytes: data.length })
         put(data, at)
         at += data.length
       }
-      const tail = diskImageTail(chunks, MiB, at)
-      put(tail, at)
-      at += tail.length
+      put(diskImageTail(chunks, MiB, at), at)
     })
-    truncateSync(path, at)
   },
   'empty.qcow2': (path) => qemu('create', '-q', '-f', 'qcow2', path, '1G'),
   'source.luks': (path) => {

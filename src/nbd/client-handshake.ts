@@ -46,6 +46,8 @@ export interface ConnectExportOptions {
   /** Context to ask for, such as `base:allocation`. */
   readonly context: string
   readonly tls?: TlsSession | undefined
+  /** Agree on nothing but simple replies: what the kernel's client understands. Default false. */
+  readonly simple?: boolean | undefined
 }
 
 /** An export in a server's list, with the contexts it offers. */
@@ -411,11 +413,11 @@ function takeInfo(info: ExportInfo, data: Uint8Array): boolean {
  */
 export async function connectExport(
   socket: HostSocket,
-  { name, context, tls }: ConnectExportOptions,
+  { name, context, tls, simple = false }: ConnectExportOptions,
 ): Promise<ClientNegotiation> {
   const handshake = new ClientHandshake(socket)
   try {
-    const old = await handshake.begin(tls)
+    const old = await handshake.begin(tls, !simple)
     if (old !== undefined) {
       if (name !== '') {
         throw blockError('EINVAL', 'Server does not support non-empty export names')

@@ -8,6 +8,7 @@ import { defaultPort, listExports } from '../../nbd/index.js'
 import { OptionDict, parseImageOptions } from '../../options/index.js'
 import { type ToolContext, ToolExit } from '../context.js'
 import { driverLine } from '../driver-line.js'
+import { type ConnectedDevice, connectDevice, deviceSocket, disconnectDevice } from './device.js'
 import { listText } from './list.js'
 import {
   checkInheritedSockets,
@@ -89,10 +90,12 @@ async function dispatch(
     context.stdout(listText(await listExports(socket, tls)))
     return 0
   }
-  if (settings.device !== undefined || settings.disconnect) {
-    throw blockError('ENOTSUP', 'Kernel /dev/nbdN support not available')
+  if (settings.disconnect) {
+    await disconnectDevice(settings.operands[0] as string, context, layer.host)
+    return 0
   }
-  if (settings.fork && context.server !== undefined && !context.server.isForked) {
+  const fork = settings.fork || (settings.device !== undefined && !settings.verbose)
+  if (fork && context.server !== undefined && !context.server.isForked) {
     return await context.server.fork()
   }
   return await serve(settings, tls, layer, context, stderr, hasPrinted)
@@ -116,12 +119,16 @@ function tlsSession(settings: NbdSettings, layer: BlockLayer): TlsSession | unde
 }
 
 /** Where the command line has the server listen. @throws BlockError for a port that is none */
-function addressOf({ socket, bind = '0.0.0.0', port }: NbdSettings, inherited: number): SocketAddress {
+function addressOf(settings: NbdSettings, inherited: number): SocketAddress {
+  const { socket, device, bind = '0.0.0.0', port } = settings
   if (inherited > 0) {
     return { type: 'fd', fd: 3 }
   }
   if (socket !== undefined) {
     return { type: 'unix', path: socket }
+  }
+  if (device !== undefined) {
+    return deviceSocket(device)
   }
   const number = port === undefined ? defaultPort : Number(port)
   if (port !== undefined && (!/^\d+$/.test(port) || number > 65535)) {
@@ -201,9 +208,11 @@ async function serve(
   })
   let image: Backend | undefined
   let exported: NbdExport | undefined
+  let connected: ConnectedDevice | undefined
   try {
     const backlog = persistent || shared === 0 ? manyConnections : Math.min(shared, manyConnections)
-    await server.listen(addressOf(settings, process?.inheritedSockets ?? 0), backlog)
+    const address = addressOf(settings, process?.inheritedSockets ?? 0)
+    await server.listen(address, backlog)
     image = await openImage(settings, layer, stderr, program)
     const node = await exportedNode(settings, layer, image.node)
     try {
@@ -229,6 +238,14 @@ async function serve(
       process?.writePidFile(settings.pidFile)
     }
     process?.endsBySignal()
+    const { device } = settings
+    if (device !== undefined) {
+      connected = await connectDevice(device, address, layer.host)
+      connected.done.then(done, done)
+      if (settings.verbose && !settings.fork) {
+        stderr(`NBD device ${device} is now connected to ${settings.operands[0]}\n`)
+      }
+    }
     if (process?.isForked === true) {
       process.ready(hasPrinted())
     }
@@ -237,6 +254,9 @@ async function serve(
       done?.()
     }
     await finished
+    await server.close()
+    // The kernel notices that its server is gone.
+    await connected?.done
     return 0
   } finally {
     await server.close()
