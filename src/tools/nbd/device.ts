@@ -1,4 +1,3 @@
-import { basename } from 'node:path/posix'
 import { blockError, isBlockError, strerror } from '../../errors/index.js'
 import type { Host, HostNbdDevices, NbdDevice, SocketAddress } from '../../host/index.js'
 import { connectExport } from '../../nbd/index.js'
@@ -9,7 +8,7 @@ const sectorBytes = 512
 
 /** Where the server of a device listens unless told otherwise: others look for it there. */
 export function deviceSocket(device: string): SocketAddress {
-  return { type: 'unix', path: `/var/lock/qemu-nbd-${basename(device)}` }
+  return { type: 'unix', path: `/var/lock/qemu-nbd-${device.slice(device.lastIndexOf('/') + 1)}` }
 }
 
 function devicesOf(host: Host): HostNbdDevices {
