@@ -241,7 +241,8 @@ async function serve(
     const { device } = settings
     if (device !== undefined) {
       connected = await connectDevice(device, address, layer.host)
-      connected.done.then(done, done)
+      const ended = (): void => done?.()
+      connected.done.then(ended, ended)
       if (settings.verbose && !settings.fork) {
         stderr(`NBD device ${device} is now connected to ${settings.operands[0]}\n`)
       }
