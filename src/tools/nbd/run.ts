@@ -1,5 +1,6 @@
 import { blockError, isBlockError, prefixed } from '../../errors/index.js'
 import { NbdExport, NbdServer } from '../../exports/index.js'
+import { authorizeBy } from '../../formatkit/authz/index.js'
 import { findTlsCredentials } from '../../formatkit/tls/index.js'
 import { Backend, type BlockLayer, type BlockNode } from '../../graph/index.js'
 import type { SocketAddress, TlsSession } from '../../host/index.js'
@@ -107,12 +108,14 @@ function tlsSession(settings: NbdSettings, layer: BlockLayer): TlsSession | unde
   if (tlsCreds === undefined) {
     return undefined
   }
-  if (tlsAuthz !== undefined) {
-    throw blockError('ENOTSUP', '--tls-authz is not supported')
-  }
   try {
     const credentials = findTlsCredentials(layer, tlsCreds, list ? 'client' : 'server')
-    return credentials.session(list ? (tlsHostname ?? bind) : undefined)
+    if (list) {
+      return credentials.session({ hostname: tlsHostname ?? bind })
+    }
+    return credentials.session({
+      authorize: tlsAuthz === undefined ? undefined : authorizeBy(layer, tlsAuthz),
+    })
   } catch (error) {
     throw prefixed(error, 'Failed to get TLS creds: ')
   }

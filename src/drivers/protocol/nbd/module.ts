@@ -218,7 +218,9 @@ async function open({ node, options, host, flags, layer }: OpenContext): Promise
     exportName,
     context,
     tls:
-      credentials === undefined ? undefined : findTlsCredentials(layer, credentials, 'client').session(peer),
+      credentials === undefined
+        ? undefined
+        : findTlsCredentials(layer, credentials, 'client').session({ hostname: peer }),
     reconnectDelay: given['reconnect-delay'] ?? 0,
     openTimeout: given['open-timeout'] ?? 0,
   })
