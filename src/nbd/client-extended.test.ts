@@ -107,14 +107,14 @@ async function connected(extended: readonly number[], ...replies: readonly numbe
     ...answer(7, 3, info),
     ...answer(7, 1),
   ]
-  theirs.write(Uint8Array.from(bytes), 0, bytes.length)
+  void theirs.write(Uint8Array.from(bytes), 0, bytes.length)
   const negotiation = await connectExport(ours, { name: '', context: 'base:allocation' })
   const client = new ClientConnection(negotiation)
   return {
     client,
     send: () => {
       for (const reply of replies) {
-        theirs.write(Uint8Array.from(reply), 0, reply.length)
+        void theirs.write(Uint8Array.from(reply), 0, reply.length)
       }
     },
   }
@@ -137,7 +137,7 @@ test('nor must a server know structured replies', async () => {
     ...answer(7, 3, info),
     ...answer(7, 1),
   ]
-  theirs.write(Uint8Array.from([...greeting, ...options]), 0, greeting.length + options.length)
+  void theirs.write(Uint8Array.from([...greeting, ...options]), 0, greeting.length + options.length)
   const negotiation = await connectExport(ours, { name: '', context: 'base:allocation' })
   expect(negotiation).toMatchObject({ headers: 'simple', contextId: undefined })
   ours.destroy()
