@@ -93,7 +93,19 @@ function monitorArguments(dir: string): string[] {
 }
 
 export function startTheirs(dir: string, args: readonly string[] = []): Peer {
-  const child: ChildProcess = spawn('qemu-storage-daemon', [...args, ...monitorArguments(dir)], { cwd: dir })
+  return startProgram('qemu-storage-daemon', [...args, ...monitorArguments(dir)], dir)
+}
+
+/** A virtual machine without anything in it but a monitor. */
+export function startMachine(dir: string): Peer {
+  const [, chardev] = monitorArguments(dir)
+  const nothing = ['-machine', 'none', '-nodefaults', '-display', 'none']
+  const monitor = ['-chardev', chardev as string, '-mon', 'chardev=monitor0,mode=control']
+  return startProgram('qemu-system-x86_64', [...nothing, ...monitor], dir)
+}
+
+function startProgram(program: string, args: readonly string[], dir: string): Peer {
+  const child: ChildProcess = spawn(program, args, { cwd: dir })
   let output = ''
   child.stdout?.on('data', (text: Buffer) => {
     output += text.toString()

@@ -3,7 +3,7 @@ import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect } from 'vitest'
-import { startOurs, startTheirs } from './peers.js'
+import { startMachine, startOurs, startTheirs } from './peers.js'
 import { call, differences, record, type Step } from './transcript.js'
 
 let folder: string
@@ -17,18 +17,24 @@ export type Prepare = (
   io: (image: string, ...commands: string[]) => void,
 ) => void
 
-/** Does the steps with both daemons, each in a folder of its own that `prepare` has filled. */
+/**
+ * Does the steps with both daemons and with a virtual machine of QEMU's that is nothing but a monitor, each in a folder of
+ * its own that `prepare` has filled. The daemons must say the same, and so must the machine but for the lines `unlike`: what
+ * only QEMU's daemon, or only its machine, has.
+ */
 export async function same(
   name: string,
   prepare: Prepare,
   steps: readonly Step[],
   negotiate = true,
+  unlike: readonly number[] = [],
 ): Promise<void> {
   const recorded: string[][] = []
   const outputs: string[] = []
   for (const [side, start] of [
     ['theirs', startTheirs],
     ['ours', startOurs],
+    ['machine', startMachine],
   ] as const) {
     const dir = join(folder, `${name}-${side}`)
     mkdirSync(dir)
@@ -45,6 +51,12 @@ export async function same(
   }
   expect(differences(recorded[0] ?? [], recorded[1] ?? [])).toEqual([])
   expect(outputs[1]).toEqual(outputs[0])
+  const [, ours = [], machine = []] = recorded
+  const lines = Array.from({ length: Math.max(ours.length, machine.length) }, (_, at) => at)
+  expect(
+    lines.filter((at) => ours[at] !== machine[at]),
+    differences(machine, ours).join('\n'),
+  ).toEqual(unlike)
 }
 
 export const none: Prepare = () => undefined
