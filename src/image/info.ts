@@ -4,7 +4,7 @@ import {
   type BlockLayer,
   type BlockNode,
   backingFilenameOf,
-  type DriverInfo,
+  driverInfo,
   refreshFilename,
   type SnapshotInfo,
   type SpecificInfo,
@@ -85,15 +85,6 @@ export function imageDetails(node: BlockNode): Pick<ImageInfo, 'format-details'>
 /** `{ [key]: value }`, or nothing for `undefined`. */
 function present<K extends keyof ImageInfo>(key: K, value: ImageInfo[K] | undefined): Partial<ImageInfo> {
   return value === undefined ? {} : { [key]: value }
-}
-
-/** The driver's general information; filters show that of the node below. */
-export function driverInfo(node: BlockNode): DriverInfo | undefined {
-  if (node.state?.info !== undefined) {
-    return node.state.info()
-  }
-  const below = node.isFilter ? (node.filteredNode as BlockNode | undefined) : undefined
-  return below === undefined ? undefined : driverInfo(below)
 }
 
 async function specificInfo(node: BlockNode): Promise<SpecificInfo | undefined> {

@@ -99,7 +99,8 @@ export function startTheirs(dir: string, args: readonly string[] = []): Peer {
 /** A virtual machine without anything in it but a monitor. */
 export function startMachine(dir: string): Peer {
   const [, chardev] = monitorArguments(dir)
-  const nothing = ['-machine', 'none', '-nodefaults', '-display', 'none']
+  // It is not started: that it runs now would be one more event.
+  const nothing = ['-machine', 'none', '-nodefaults', '-display', 'none', '-S']
   const monitor = ['-chardev', chardev as string, '-mon', 'chardev=monitor0,mode=control']
   return startProgram('qemu-system-x86_64', [...nothing, ...monitor], dir)
 }
