@@ -4,9 +4,9 @@ import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { openImage } from '../../../src/index.js'
-import { finish, ourTool, Served } from './servers.js'
+import { finish, isListening, ourTool, Served } from './servers.js'
 
 // Programs of other makers at both ends of our connections: nbdsh (libnbd), nbd-client, and nbdkit with its filters.
 
@@ -262,6 +262,46 @@ describe('our client', () => {
     },
     30_000,
   )
+
+  test('reads and writes what nbd-server serves', async () => {
+    const data = pattern(4 * MiB)
+    writeFileSync(join(folder, 'b.raw'), data)
+    const place = `unixsock = ${second}\n allowlist = true\n pidfile = ${folder}/pid\n`
+    const disk = `exportname = ${folder}/b.raw\n flush = true\n fua = true\n trim = true\n`
+    const exports = `[disk]\n ${disk}[fixed]\n ${disk} readonly = true\n`
+    writeFileSync(join(folder, 'nbd-server.conf'), `[generic]\n ${place}${exports}`)
+    rmSync(second, { force: true })
+    const pid = join(folder, 'pid')
+    await run('nbd-server', '-C', join(folder, 'nbd-server.conf'), '-p', pid)
+    // It goes to the background before it is ready.
+    await vi.waitUntil(() => existsSync(pid) && isListening(second), { timeout: 5000 })
+    try {
+      const uri = (name: string) => `nbd+unix:///${name}?socket=${second}`
+      const io = join(root, 'bin/blockgraph-io')
+      const info = await finish(ourImg, ['info', '-f', 'raw', uri('disk')], folder)
+      expect(info).toEqual(await finish('qemu-img', ['info', '-f', 'raw', uri('disk')], folder))
+      const script = [
+        'write -P 5 1000 70000',
+        'write -f -P 6 1M 1M',
+        'discard 3M 64k',
+        'flush',
+        'read -P 5 1000 70000',
+      ]
+      await run(io, '-f', 'raw', ...script.flatMap((line) => ['-c', line]), uri('disk'))
+      data.fill(5, 1000, 71_000)
+      data.fill(6, MiB, 2 * MiB)
+      const now = readFileSync(join(folder, 'b.raw'))
+      expect(Buffer.compare(now.subarray(0, 3 * MiB), data.subarray(0, 3 * MiB))).toBe(0)
+      expect(await run(ourImg, 'compare', '-f', 'raw', '-F', 'raw', uri('fixed'), 'b.raw')).toContain(
+        'identical',
+      )
+      const refused = await finish(io, ['-f', 'raw', '-c', 'write 0 512', uri('fixed')], folder)
+      const theirs = await finish('qemu-io', ['-f', 'raw', '-c', 'write 0 512', uri('fixed')], folder)
+      expect({ ...refused, stderr: refused.stderr.replaceAll('blockgraph-io', 'qemu-io') }).toEqual(theirs)
+    } finally {
+      process.kill(Number(readFileSync(pid, 'utf8')), 'SIGTERM')
+    }
+  }, 30_000)
 
   test('gets the errors that a server makes, and goes on', async () => {
     writeFileSync(join(folder, 'b.raw'), pattern(MiB))

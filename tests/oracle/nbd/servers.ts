@@ -30,7 +30,7 @@ export async function finish(program: string, args: readonly string[], cwd?: str
 }
 
 /** Whether connections are accepted there: the file is there a moment before that. */
-function isListening(socket: string): boolean {
+export function isListening(socket: string): boolean {
   if (!existsSync(socket)) {
     return false
   }
