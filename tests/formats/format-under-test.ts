@@ -34,10 +34,9 @@ export interface FormatUnderTest {
   readonly repairs?: boolean
   /** Several files make one image: no test that puts something between the format and its file. */
   readonly manyFiles?: boolean
-  /**
-   * File ranges `[from, to)` in bytes that hold metadata, for the damage test, in the main file;
-   * default: the first 4 KiB.
-   */
+  /** The file that the damage test damages; default: {@link imagePath}. */
+  readonly damaged?: string
+  /** Ranges `[from, to)` of that file, bytes, that hold metadata; default: the first 4 KiB. */
   readonly metadata?: readonly (readonly [from: number, to: number])[]
   /** Makes an image without the driver's `create`, for formats that have none; puts files under `/`. */
   readonly build?: (host: MemoryHost) => unknown

@@ -188,7 +188,8 @@ export class VmdkImage implements DriverState, PathOwner {
       await this.#path.writeBack()
       const { node } = this
       const image = { node, file: file.node, extents, descriptorOffset, createType }
-      this.#descriptor = await grow({ ...image, descriptor: this.#descriptor }, whole)
+      const checkParent = (): void => this.checkParent()
+      this.#descriptor = await grow({ ...image, checkParent, descriptor: this.#descriptor }, whole)
     })
     this.length = whole
   }
