@@ -1,4 +1,5 @@
 import { allDrivers } from '../../src/all-drivers.js'
+import { addSecret } from '../../src/formatkit/crypto/index.js'
 import {
   type BlockLayer,
   type CreateValues,
@@ -57,8 +58,11 @@ export function memoryHost(options: MemoryHostOptions = {}): MemoryHost {
   return new MemoryHost({ codecs: node.codecs, ciphers: node.ciphers, ...options })
 }
 
+/** A block layer with every driver, and the password `secret` for those who ask for a key. */
 export function layerOn(host: MemoryHost): BlockLayer {
-  return createBlockLayer({ host, drivers: allDrivers })
+  const layer = createBlockLayer({ host, drivers: allDrivers })
+  addSecret(layer, { id: 'secret', format: 'raw', data: 'password' })
+  return layer
 }
 
 /** Makes the image at {@link imagePath} and whatever other files belong to it. */
