@@ -82,3 +82,19 @@ test('a power cut before a flush leaves the folder as it was', async () => {
   expect(watched.events.length).toBeGreaterThan(0)
   expect(shown(host.tree())).toEqual(shown(trees.snapshot()))
 })
+
+test('names that temporary files have are names like any other for a guest', async () => {
+  const text = (word: string): Uint8Array => new TextEncoder().encode(word)
+  const host = new FolderHost(new Map([['old', text('old')]]))
+  const after = new Map([
+    ['.vvfat-0.tmp', text('first')],
+    ['.vvfat-1.tmp', text('second')],
+    ['a.txt', text('third')],
+    ['old', undefined],
+    ['old/.vvfat-0.tmp', text('fourth')],
+  ])
+  await withDisk(host, 'floppy:', async (node) => {
+    await become(node, after, 'floppy:', seeded(2))
+  })
+  expect(host.tree()).toEqual(after)
+})

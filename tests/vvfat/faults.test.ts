@@ -173,6 +173,26 @@ test('EIO of a file that is about to be replaced fails the flush before anything
   expect(shown(host.tree())).toEqual(shown(after))
 })
 
+test('a guest may give a file the name of a temporary one that a failure has left', async () => {
+  const watched = new FolderRecord()
+  const host = new FolderHost(files, watched)
+  const after = new Map([
+    ['.vvfat-0.tmp', new Uint8Array(100).fill(8)],
+    ['first', new Uint8Array(20_000).fill(9)],
+    ['second', new Uint8Array(7).fill(2)],
+  ])
+  await withDisk(host, 'floppy:', async (node) => {
+    await become(node, new Map([...after].slice(1)), 'floppy:', seeded(1))
+    watched.fault = (kind) => (kind === 'rename' ? 'EIO' : undefined)
+    await expect(node.flush()).rejects.toMatchObject({ code: 'EIO' })
+    expect([...host.tree().keys()]).toContain('.vvfat-0.tmp')
+    watched.fault = undefined
+    await become(node, after, 'floppy:', seeded(2))
+    await node.flush()
+    expect(host.tree()).toEqual(after)
+  })
+})
+
 test('without room for temporary files the disk does not open, or the write fails and can be made again', async () => {
   const watched = new FolderRecord()
   const host = new FolderHost(files, watched)

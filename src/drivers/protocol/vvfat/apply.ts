@@ -59,9 +59,9 @@ function parentOf(path: string): string {
 
 /**
  * Refuses changes in folders that are reached through links, or that are no folders any more, and names that
- * others have taken in the meantime.
+ * others have taken in the meantime. `ours`: files that are about to go anyway.
  */
-function checkPlaces(files: HostFiles, root: string, changes: Changes): void {
+function checkPlaces(files: HostFiles, root: string, changes: Changes, ours: ReadonlySet<string>): void {
   const real = files.realPath(root)
   const fresh = new Set(changes.newFolders.map((f) => f.path))
   const checked = new Set<string>()
@@ -80,7 +80,9 @@ function checkPlaces(files: HostFiles, root: string, changes: Changes): void {
         throw blockError('EPERM', `'${path}' is behind a link, nothing was written to the folder`)
       }
     }
-    if (changes.added.has(path) && !fresh.has(parent) && files.stat(`${root}/${path}`) !== undefined) {
+    const place = `${root}/${path}`
+    const isFree = fresh.has(parent) || ours.has(place) || files.stat(place) === undefined
+    if (changes.added.has(path) && !isFree) {
       throw blockError('EEXIST', `'${path}' is there already, nothing was written to the folder`)
     }
   }
@@ -110,7 +112,7 @@ export async function apply(
   read: DiskReader,
   held: FolderContents,
 ): Promise<void> {
-  checkPlaces(files, root, changes)
+  checkPlaces(files, root, changes, held.leftovers)
   await new Update(files, root, geometry, changes, held).run(read)
 }
 
@@ -120,6 +122,8 @@ class Update {
   readonly #geometry: Geometry
   readonly #changes: Changes
   readonly #held: FolderContents
+  /** Places that things are going to have: no names for temporary files. */
+  readonly #reserved: ReadonlySet<string>
   /** Files that a folder has taken the place of, under temporary names. */
   readonly #aside: { readonly temporary: string; readonly path: string }[] = []
   /** What is still beside its place. */
@@ -133,6 +137,7 @@ class Update {
     this.#geometry = geometry
     this.#changes = changes
     this.#held = held
+    this.#reserved = new Set([...changes.files, ...changes.newFolders].map(({ path }) => this.#place(path)))
   }
 
   async run(read: DiskReader): Promise<void> {
@@ -165,7 +170,9 @@ class Update {
     }
     for (const entry of this.#changes.files) {
       const parent = this.#place(parentOf(entry.path))
-      const temporary = await writeBeside(files, parent, this.#geometry, entry, read)
+      const file = await this.#createBeside(parent)
+      const temporary = file.path
+      await fill(files, file, this.#geometry, entry, read)
       this.#undo.push(() => files.unlink(temporary))
       const path = this.#place(entry.path)
       const isKept = !this.#changes.added.has(entry.path) && !this.#changes.replaced.has(entry.path)
@@ -185,7 +192,7 @@ class Update {
     const before = entries.get(entry.path)
     this.#touch(entry.path)
     if (before !== undefined) {
-      const file = await createBeside(files, this.#place(parentOf(entry.path)))
+      const file = await this.#createBeside(this.#place(parentOf(entry.path)))
       const temporary = file.path
       this.#undo.push(() => files.unlink(temporary))
       await file.close()
@@ -203,6 +210,22 @@ class Update {
       files.removeFolder?.(path)
       entries.delete(entry.path)
     })
+  }
+
+  async #createBeside(folder: string): Promise<HostFile> {
+    for (let number = 0; ; number++) {
+      const path = `${folder}/.vvfat-${number}.tmp`
+      if (this.#reserved.has(path)) {
+        continue
+      }
+      try {
+        return await this.#files.open(path, { write: true, create: true, exclusive: true })
+      } catch (error) {
+        if ((error as { code?: string }).code !== 'EEXIST' || number > 100_000) {
+          throw error
+        }
+      }
+    }
   }
 
   #carryOut(): void {
@@ -286,31 +309,14 @@ function attempt(action: () => void): void {
   }
 }
 
-async function createBeside(files: HostFiles, folder: string): Promise<HostFile> {
-  for (let number = 0; ; number++) {
-    try {
-      return await files.open(`${folder}/.vvfat-${number}.tmp`, {
-        write: true,
-        create: true,
-        exclusive: true,
-      })
-    } catch (error) {
-      if ((error as { code?: string }).code !== 'EEXIST' || number > 100_000) {
-        throw error
-      }
-    }
-  }
-}
-
-/** A new file in `folder` with the contents of `entry`, on stable storage; its path. */
-async function writeBeside(
+/** Puts the contents of `entry` into a new file, makes them durable and closes it; removes it if that fails. */
+async function fill(
   files: HostFiles,
-  folder: string,
+  file: HostFile,
   geometry: Geometry,
   { clusters, size }: GuestEntry,
   read: DiskReader,
-): Promise<string> {
-  const file = await createBeside(files, folder)
+): Promise<void> {
   try {
     try {
       const buffer = new Uint8Array(clusterBytes * 64)
@@ -336,5 +342,4 @@ async function writeBeside(
     attempt(() => files.unlink(file.path))
     throw error
   }
-  return file.path
 }
