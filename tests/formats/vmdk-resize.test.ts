@@ -130,6 +130,113 @@ async function trySome(log: CrashFiles, path: string, expected: Buffer): Promise
   return lengths
 }
 
+test.each([
+  ...kinds,
+  ['monolithicFlat', { subformat: 'monolithicFlat' }] as const,
+  ['twoGbMaxExtentFlat', { subformat: 'twoGbMaxExtentFlat' }] as const,
+])(
+  'any one operation that fails while %s grows leaves a disk that can grow again',
+  async (title, options) => {
+    const isFlat = title.endsWith('Flat')
+    const start = isFlat ? await flatDisk(options) : await overLonger(options, MiB + 512, false)
+    const files = filesOf(start.host)
+    let failures = 0
+    for (let failAt = 0, isFelt = true; isFelt; failAt++) {
+      let operations = 0
+      let armed = false
+      let isFlush = false
+      isFelt = false
+      const host = hostWith(files, {
+        fault: ({ kind }) => {
+          const isNow = armed && kind !== 'read' && operations++ === failAt
+          isFelt ||= isNow
+          isFlush ||= isNow && kind === 'flush'
+          return isNow ? 'EIO' : undefined
+        },
+      })
+      const layer = layerOn(host)
+      let node = await layer.open(overlay, { driver: 'vmdk' }, { write: true })
+      armed = true
+      const note = `operation ${failAt}`
+      try {
+        await truncateNode(node, 40 * MiB, how)
+      } catch (error) {
+        expect(error, note).toMatchObject({ code: 'EIO' })
+        failures++
+      }
+      armed = false
+      expect([start.expected.length, 40 * MiB], note).toContain(node.length)
+      expect(await problemOf(node, start.expected), note).toBeUndefined()
+      if (isFlush) {
+        // Nobody knows any more what is on the disk: such a file has to be opened again.
+        await expect(Promise.resolve(layer.unref(node))).rejects.toMatchObject({ code: 'EIO' })
+        node = await layer.open(overlay, { driver: 'vmdk' }, { write: true })
+        expect([start.expected.length, 40 * MiB], note).toContain(node.length)
+      }
+      // Another time it need not become as long.
+      const length = isFlush ? 36 * MiB : 2 * MiB
+      if (node.length < length) {
+        await truncateNode(node, length, how)
+        expect(node.length).toBe(length)
+        expect(await problemOf(node, start.expected), note).toBeUndefined()
+        await node.write(length - 512, 512, new Uint8Array(512), 0, 0)
+      }
+      await layer.unref(node)
+      node = await layer.open(overlay, { driver: 'vmdk' })
+      expect([length, 40 * MiB], note).toContain(node.length)
+      expect(await problemOf(node, start.expected), note).toBeUndefined()
+      await layer.unref(node)
+    }
+    expect(failures).toBeGreaterThan(isFlat ? 3 : 8)
+  },
+)
+
+test('a disk whose directory was made longer before its descriptor could not be written grows to less then', async () => {
+  const GiB = 1024 * MiB
+  let armed = false
+  const host = memoryHost({
+    fault: (operation) =>
+      armed && operation.kind === 'write' && operation.offset >= 512 && operation.offset < 10_752
+        ? 'EIO'
+        : undefined,
+  })
+  await createImageAt(host, overlay, 'vmdk', { size: MiB })
+  const layer = layerOn(host)
+  let node = await layer.open(overlay, { driver: 'vmdk' }, { write: true })
+  const data = noise(512, 4)
+  await node.write(MiB - 512, 512, data, 0, 0)
+  armed = true
+  await expect(truncateNode(node, 20 * GiB, how)).rejects.toMatchObject({ code: 'EIO' })
+  expect(node.length).toBe(MiB)
+  armed = false
+  await truncateNode(node, 3 * GiB, how)
+  await node.write(3 * GiB - 512, 512, data, 0, 0)
+  await layer.unref(node)
+  node = await layer.open(overlay, { driver: 'vmdk' }, { write: true })
+  expect(node.length).toBe(3 * GiB)
+  await truncateNode(node, 30 * GiB, how)
+  await node.write(30 * GiB - 512, 512, data, 0, 0)
+  await layer.unref(node)
+  node = await layer.open(overlay, { driver: 'vmdk' })
+  for (const end of [MiB, 3 * GiB, 30 * GiB]) {
+    const read = new Uint8Array(1024)
+    await node.read(end - 1024, 1024, read, 0, 0)
+    expect(Buffer.compare(read, Buffer.concat([Buffer.alloc(512), data]))).toBe(0)
+  }
+  expect((await checkNode(node, { leaks: false, errors: false })).corruptions).toBe(0)
+  await layer.unref(node)
+})
+
+async function flatDisk(options: CreateValues) {
+  const host = memoryHost()
+  await createImageAt(host, overlay, 'vmdk', { ...options, size: MiB + 512 })
+  const [flat = ''] = host.paths.filter((name) => /-(flat|f001)/.test(name))
+  const expected = noise(MiB + 512, 2)
+  // What stands behind the end of the disk must not show when it grows.
+  host.put(flat, Buffer.concat([expected, noise(70_000, 3)]))
+  return { host, expected }
+}
+
 test('a power cut while a split flat disk grows, whose descriptor has two sectors', async () => {
   const fresh = memoryHost()
   const path = `/${'a-name-of-some-length-'.repeat(6)}disk.vmdk`

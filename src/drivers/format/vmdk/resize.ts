@@ -104,7 +104,8 @@ async function growSparse(extent: SparseExtent, length: number, below: BlockNode
   const header = parseSparseHeader(sector)
   const perTable = header.tableEntries * header.grain
   const oldTables = Math.ceil(header.capacity / perTable)
-  const tables = Math.ceil(length / sectorBytes / perTable)
+  // More than needed if growing further failed before.
+  const tables = Math.max(oldTables, Math.ceil(length / sectorBytes / perTable))
   if (tables > maxTables) {
     throw blockError('EFBIG', `Image size is too large for grains of ${extent.grainBytes} bytes`)
   }
