@@ -9,6 +9,7 @@ import {
   buildSparse,
   buildStreamInFront,
   buildStreamWithFooter,
+  buildVmfs,
   noise,
   sparsePlaces,
 } from './built/vmdk.js'
@@ -52,6 +53,7 @@ describe('golden: images made byte by byte', () => {
     ['a descriptor with flat extents', buildFlat(), 'twoGbMaxExtentFlat'],
     ['streamOptimized with the directory in front', buildStreamInFront(), 'streamOptimized'],
     ['streamOptimized with a footer', buildStreamWithFooter(), 'streamOptimized'],
+    ['vmfs', buildVmfs(), 'vmfs'],
     ['COWD', buildCowd(), 'vmfsSparse'],
     ['seSparse', buildSeSparse(), 'seSparse'],
   ])('%s', async (_, built, createType) => {

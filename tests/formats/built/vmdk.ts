@@ -162,6 +162,19 @@ export function buildFlat(): BuiltVmdk {
   }
 }
 
+/** A disk of ESX: a descriptor beside an extent of kind VMFS, which stands in its file from the start. */
+export function buildVmfs(): BuiltVmdk {
+  const disk = noise(48 * sector, 34)
+  const text = descriptorText('vmfs', 'RW 48 VMFS "esx-flat.vmdk"')
+  return {
+    files: new Map([
+      ['esx.vmdk', Buffer.from(text, 'latin1')],
+      ['esx-flat.vmdk', Buffer.from(disk)],
+    ]),
+    disk,
+  }
+}
+
 interface PackedGrain {
   readonly grain: number
   readonly data: Buffer

@@ -10,6 +10,7 @@ import {
   buildSparse,
   buildStreamInFront,
   buildStreamWithFooter,
+  buildVmfs,
   noise,
 } from '../../formats/built/vmdk.js'
 import { Workshop } from '../image/qemu.js'
@@ -72,6 +73,7 @@ test.each<[string, BuiltVmdk, Record<string, unknown>]>([
     buildStreamWithFooter(),
     { 'create-type': 'streamOptimized', extents: [{ compressed: true, 'cluster-size': kib64 }] },
   ],
+  ['vmfs', buildVmfs(), { 'create-type': 'vmfs', extents: [{ 'virtual-size': 24576, format: 'VMFS' }] }],
   ['COWD', buildCowd(), { 'create-type': 'vmfsSparse', extents: [{ 'cluster-size': 512 }] }],
   ['seSparse', buildSeSparse(), { 'create-type': 'seSparse', extents: [{ 'cluster-size': 4096 }] }],
 ])('%s: contents, map and info are the same for both', async (_, built, data) => {
