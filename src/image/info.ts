@@ -5,6 +5,7 @@ import {
   type BlockNode,
   backingFilenameOf,
   driverInfo,
+  type FormatDetails,
   refreshFilename,
   type SnapshotInfo,
   type SpecificInfo,
@@ -39,8 +40,11 @@ export interface ImageInfo {
   readonly format: string
   readonly 'actual-size'?: number
   readonly 'format-specific'?: { readonly type: string; readonly data: OptionTree }
-  /** What QEMU does not show: identifiers, kinds, creators. With the option `details` alone. */
-  readonly 'format-details'?: OptionTree
+  /**
+   * What QEMU does not show: identifiers, kinds, creators, as the format in `type` has them. With the option `details`
+   * alone, and absent for formats of which QEMU shows all.
+   */
+  readonly 'format-details'?: FormatDetails
   readonly 'full-backing-filename'?: string
   readonly encrypted?: boolean
   readonly 'backing-filename'?: string
