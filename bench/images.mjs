@@ -3,25 +3,29 @@ import { randomFillSync } from 'node:crypto'
 import {
   closeSync,
   copyFileSync,
+  existsSync,
   ftruncateSync,
   openSync,
   readdirSync,
   readFileSync,
   rmSync,
   statSync,
-  truncateSync,
   writeSync,
 } from 'node:fs'
+import { fileURLToPath } from 'node:url'
 import { deflateSync } from 'node:zlib'
 import { command, ours, qemu } from './measure.mjs'
 
 const MiB = 1 << 20
 const GiB = 1 << 30
 
+/** A file that `fill` writes, of `bytes` bytes; absent: as many as were written. */
 function withFile(path, bytes, fill) {
   const fd = openSync(path, 'w')
   fill((data, at) => writeSync(fd, data, 0, data.length, at))
-  ftruncateSync(fd, bytes)
+  if (bytes !== undefined) {
+    ftruncateSync(fd, bytes)
+  }
   closeSync(fd)
 }
 
@@ -178,18 +182,15 @@ const makers = {
     const files = installedFiles(GiB / 2)
     const chunks = []
     let at = 0
-    withFile(path, 0, (put) => {
+    withFile(path, undefined, (put) => {
       for (let offset = 0; offset < GiB / 2; offset += MiB) {
         const data = deflateSync(files(offset, MiB))
         chunks.push({ at, bytes: data.length })
         put(data, at)
         at += data.length
       }
-      const tail = diskImageTail(chunks, MiB, at)
-      put(tail, at)
-      at += tail.length
+      put(diskImageTail(chunks, MiB, at), at)
     })
-    truncateSync(path, at)
   },
   'empty.qcow2': (path) => qemu('create', '-q', '-f', 'qcow2', path, '1G'),
   'source.luks': (path) => {
@@ -201,13 +202,20 @@ const makers = {
 
 export const secret = ['--object', 'secret,id=s,data=benchmark']
 
-const made = new Set()
+const script = fileURLToPath(import.meta.url)
 
-/** The name of an image in the current folder, which exists from now on. */
+/**
+ * The name of an image in the current folder, which exists from now on. Made by another process: one that has had
+ * gigabytes in memory starts programs more slowly, and starting them is part of what is measured.
+ */
 export function image(name) {
-  if (!made.has(name)) {
-    made.add(name)
-    makers[name](name)
+  if (!existsSync(name)) {
+    command(process.execPath, [script, name])
   }
   return name
+}
+
+if (process.argv[1] === script) {
+  const [, , name] = process.argv
+  makers[name](name)
 }

@@ -330,6 +330,16 @@ describe('hostile peers', () => {
       .map(([type, slot, data]) =>
         fromHex(`668e33ef0001${hex32(type).slice(4)}00000000${hex32(slot)}${hex32(data.length)}`, data),
       )
+    const extendedChunk = fc
+      .tuple(fc.integer({ min: 0, max: 7 }), fc.integer({ min: 0, max: 2 }), fc.uint8Array({ maxLength: 40 }))
+      .map(([type, slot, data]) =>
+        fromHex(
+          `6e8a278c0001${hex32(type).slice(4)}00000000${hex32(slot)}00000000${hex32(slot * 8)}00000000${hex32(data.length)}`,
+          data,
+        ),
+      )
+    const extended = fromHex(`0003e889045565a9${hex32(11)}${hex32(1)}${hex32(0)}`)
+    const notExtended = fromHex(`0003e889045565a9${hex32(11)}80000001${hex32(0)}`)
     const structured = fromHex(`0003e889045565a9${hex32(8)}${hex32(1)}${hex32(0)}`)
     const context = fromHex(`0003e889045565a9${hex32(10)}${hex32(1)}${hex32(0)}`)
     const info = fromHex(
@@ -338,12 +348,11 @@ describe('hostile peers', () => {
     )
     await fc.assert(
       fc.asyncProperty(
-        fc.array(fc.oneof(fc.uint8Array({ maxLength: 50 }), reply, chunk), { maxLength: 12 }),
-        fc.boolean(),
+        fc.array(fc.oneof(fc.uint8Array({ maxLength: 50 }), reply, chunk, extendedChunk), { maxLength: 12 }),
+        fc.constantFrom([], [notExtended, structured, context, info], [extended, context, info]),
         async (messages, polite) => {
           const [ours, theirs] = MemorySocket.pair()
-          const start = polite ? [greeting, structured, context, info] : [greeting]
-          for (const bytes of [...start, ...messages]) {
+          for (const bytes of [greeting, ...polite, ...messages]) {
             void theirs.write(bytes, 0, bytes.length)
           }
           const talk = async (): Promise<void> => {

@@ -1,6 +1,7 @@
 import { type BlockLayer, createIoThread } from '../graph/index.js'
 import type { ObjectRequest } from '../options/index.js'
 import type { Maybe } from '../sched/index.js'
+import { addAuthorization } from './authz/index.js'
 import { addSecret } from './crypto/index.js'
 import { addTlsCredentials } from './tls/index.js'
 
@@ -12,7 +13,9 @@ export function defineObject(
   if (request.kind === 'iothread') {
     return createIoThread(layer, request.ioThread.id, request.ioThread.values).then(() => undefined)
   }
-  if (request.kind === 'secret') {
+  if (request.kind === 'authz') {
+    addAuthorization(layer, request.authorization)
+  } else if (request.kind === 'secret') {
     addSecret(layer, request.secret)
   } else if (request.kind === 'tls-creds') {
     addTlsCredentials(layer, request.credentials)

@@ -1,6 +1,7 @@
 import { isPowerOfTwo } from '../bytes/index.js'
 import { blockError, errnoError, isBlockError } from '../errors/index.js'
 import type { DirtyBitmap } from './dirty-bitmap.js'
+import { driverInfo } from './driver-info.js'
 import type { BitmapStore } from './driver-operations.js'
 import type { BlockLayer } from './layer.js'
 import type { BlockNode } from './node.js'
@@ -11,18 +12,9 @@ import { deviceOrNodeName } from './op-blockers.js'
 const minGranularity = 512
 const defaultGranularity = 65536
 
-/** Cluster size of a node, that of what it filters if it has none of its own; 0 if unknown. */
-function clusterSizeOf(node: BlockNode): number {
-  if (node.state?.info !== undefined) {
-    return node.state.info().clusterSize ?? 0
-  }
-  const below = node.isFilter ? node.filterNode : undefined
-  return below === undefined ? 0 : clusterSizeOf(below)
-}
-
 /** Granularity of a bitmap of `node` if the user has no wish: its cluster size within 4 KiB and 64 KiB (seed row 109). */
 export function defaultBitmapGranularity(node: BlockNode): number {
-  const clusterSize = clusterSizeOf(node)
+  const clusterSize = driverInfo(node)?.clusterSize ?? 0
   return clusterSize === 0 ? defaultGranularity : Math.min(defaultGranularity, Math.max(4096, clusterSize))
 }
 

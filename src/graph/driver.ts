@@ -17,6 +17,7 @@ import type {
   ZoneOperations,
 } from './driver-operations.js'
 import type { OpenFlags } from './flags.js'
+import type { FormatDetails } from './format-details.js'
 import type { BlockLayer } from './layer.js'
 import type { BlockNode } from './node.js'
 
@@ -159,8 +160,8 @@ export interface DriverState {
   statistics?(): OptionTree
   /** QAPI `ImageInfoSpecific`: type and data, keys in QEMU's order. */
   specificInfo?(): Maybe<SpecificInfo | undefined>
-  /** What else the format says of an image: identifiers, kinds, sizes in bytes; what QEMU does not show. */
-  details?(): OptionTree
+  /** What else the format says of an image, and QEMU does not show. */
+  details?(): FormatDetails
   snapshots?(): readonly SnapshotInfo[]
   readonly snapshotOperations?: SnapshotOperations
   readonly vmState?: VmStateArea

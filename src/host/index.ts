@@ -4,6 +4,7 @@ export * from './codecs.js'
 export * from './files.js'
 export * from './fuse.js'
 export * from './http.js'
+export * from './nbd-devices.js'
 export * from './sockets.js'
 export * from './ssh.js'
 export * from './threads.js'
@@ -16,6 +17,7 @@ import type { HostCodecs } from './codecs.js'
 import type { HostFiles } from './files.js'
 import type { HostFuse } from './fuse.js'
 import type { HostHttp } from './http.js'
+import type { HostNbdDevices } from './nbd-devices.js'
 import type { HostSockets } from './sockets.js'
 import type { HostSsh } from './ssh.js'
 import type { HostThreads } from './threads.js'
@@ -37,6 +39,8 @@ export interface Host {
   readonly ssh?: HostSsh
   /** Absent: images cannot be mounted as files. */
   readonly fuse?: HostFuse
+  /** Absent: the kernel has no NBD devices that could show an image. */
+  readonly nbdDevices?: HostNbdDevices
   /** Absent: OVA packages cannot be read. */
   readonly xml?: HostXml
   /** What limits and timeouts go by; absent: the platform's monotonic clock. */

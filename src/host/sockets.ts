@@ -67,6 +67,11 @@ export interface TlsSession {
   readonly verifyPeer: boolean
   /** Name that the server's certificate must be for; absent: none is looked at. */
   readonly hostname?: string | undefined
+  /**
+   * Asked by a server with the distinguished name of a client whose certificate is good, as GnuTLS writes it
+   * (`C=GB,O=Acme,CN=client`). Throws a BlockError if this client is not let in.
+   */
+  readonly authorize?: ((peer: string) => void) | undefined
 }
 
 export interface HostListener {

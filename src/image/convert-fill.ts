@@ -1,9 +1,15 @@
 import { blockError } from '../errors/index.js'
-import { type Backend, type BlockNode, backingChainNext, hasZeroInit, skipFilters } from '../graph/index.js'
+import {
+  type Backend,
+  type BlockNode,
+  backingChainNext,
+  driverInfo,
+  hasZeroInit,
+  skipFilters,
+} from '../graph/index.js'
 import { ConvertPipeline } from './convert-pipeline.js'
 import { ConvertPlan } from './convert-plan.js'
 import type { SourceReader } from './convert-source.js'
-import { driverInfo } from './info.js'
 import type { LongRun } from './long-run.js'
 import { RateLimit } from './rate-limit.js'
 import { sectorBytes } from './sectors.js'

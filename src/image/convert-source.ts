@@ -1,8 +1,7 @@
 import { blockError, codeOf, type ErrnoName, strerror } from '../errors/index.js'
-import { type Backend, type BlockLayer, type BlockNode, skipFilters } from '../graph/index.js'
+import { type Backend, type BlockLayer, type BlockNode, driverInfo, skipFilters } from '../graph/index.js'
 import { ChainStatus, chainStatus, type IoNode } from '../io/index.js'
 import type { Wait } from '../sched/index.js'
-import { driverInfo } from './info.js'
 import { type ImageSpec, openImage } from './open.js'
 import { sectorBytes } from './sectors.js'
 

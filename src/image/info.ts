@@ -4,7 +4,8 @@ import {
   type BlockLayer,
   type BlockNode,
   backingFilenameOf,
-  type DriverInfo,
+  driverInfo,
+  type FormatDetails,
   refreshFilename,
   type SnapshotInfo,
   type SpecificInfo,
@@ -39,8 +40,11 @@ export interface ImageInfo {
   readonly format: string
   readonly 'actual-size'?: number
   readonly 'format-specific'?: { readonly type: string; readonly data: OptionTree }
-  /** What QEMU does not show: identifiers, kinds, creators. With the option `details` alone. */
-  readonly 'format-details'?: OptionTree
+  /**
+   * What QEMU does not show: identifiers, kinds, creators, as the format in `type` has them. With the option `details`
+   * alone, and absent for formats of which QEMU shows all.
+   */
+  readonly 'format-details'?: FormatDetails
   readonly 'full-backing-filename'?: string
   readonly encrypted?: boolean
   readonly 'backing-filename'?: string
@@ -85,15 +89,6 @@ export function imageDetails(node: BlockNode): Pick<ImageInfo, 'format-details'>
 /** `{ [key]: value }`, or nothing for `undefined`. */
 function present<K extends keyof ImageInfo>(key: K, value: ImageInfo[K] | undefined): Partial<ImageInfo> {
   return value === undefined ? {} : { [key]: value }
-}
-
-/** The driver's general information; filters show that of the node below. */
-export function driverInfo(node: BlockNode): DriverInfo | undefined {
-  if (node.state?.info !== undefined) {
-    return node.state.info()
-  }
-  const below = node.isFilter ? (node.filteredNode as BlockNode | undefined) : undefined
-  return below === undefined ? undefined : driverInfo(below)
 }
 
 async function specificInfo(node: BlockNode): Promise<SpecificInfo | undefined> {

@@ -227,7 +227,8 @@ export class Image {
 
   /**
    * What `qemu-img info --output=json` prints of the image; with `details` also `format-details`: identifiers, kinds
-   * and creators that QEMU does not show.
+   * and creators that QEMU does not show, the same that `blockgraph info --details` prints. Its `type` is the format, and
+   * tells what `data` has. Sizes are bytes.
    */
   async info({ details = false }: Pick<ImageInfoOptions, 'details'> = {}): Promise<ImageInfo> {
     const info = await imageInfo(this.node)

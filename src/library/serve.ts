@@ -1,5 +1,6 @@
 import { blockError, isBlockError } from '../errors/index.js'
 import { NbdExport, NbdServer } from '../exports/index.js'
+import { authorizeBy } from '../formatkit/authz/index.js'
 import { findTlsCredentials } from '../formatkit/tls/index.js'
 import { type BlockLayer, Perm } from '../graph/index.js'
 import type { SocketAddress } from '../host/index.js'
@@ -28,6 +29,8 @@ export interface ServeOptions {
   readonly maxConnections?: number | undefined
   /** Id of credentials (`tls-creds-x509`, `tls-creds-psk`) of the image's layer; clients then have to use TLS. */
   readonly tlsCredentials?: string | undefined
+  /** Id of an object (`authz-simple`, `authz-list`, `authz-list-file`) that says which clients' certificates are let in. */
+  readonly tlsAuthorization?: string | undefined
   /** Ends the serving; {@link Serving.closed} resolves then. */
   readonly signal?: AbortSignal | undefined
   /** Hears why a client was disconnected. Default: nobody does. */
@@ -62,7 +65,7 @@ export async function serve(image: Image, options: ServeOptions): Promise<Servin
     throw blockError('ENOTSUP', 'Sockets are not available here')
   }
   const name = options.name ?? ''
-  const tls = tlsOf(layer, options.tlsCredentials)
+  const tls = tlsOf(layer, options)
   const writable = !(options.readOnly ?? image.readOnly)
   // An image that is open for writing shares that with nobody; with the clients it does.
   const { backend } = image
@@ -111,8 +114,12 @@ export async function serve(image: Image, options: ServeOptions): Promise<Servin
   return new ImageServing(server, exported, unshare, bound, signal)
 }
 
-function tlsOf(layer: BlockLayer, id: string | undefined) {
-  return id === undefined ? undefined : findTlsCredentials(layer, id, 'server').session()
+function tlsOf(layer: BlockLayer, { tlsCredentials, tlsAuthorization }: ServeOptions) {
+  if (tlsCredentials === undefined) {
+    return undefined
+  }
+  const authorize = tlsAuthorization === undefined ? undefined : authorizeBy(layer, tlsAuthorization)
+  return findTlsCredentials(layer, tlsCredentials, 'server').session({ authorize })
 }
 
 class ImageServing implements Serving {

@@ -9,14 +9,26 @@ import {
   chunkBytes,
   chunkDone,
   chunkName,
+  extendedChunkBytes,
+  extendedReplyMagic,
+  extendedRequestBytes,
+  extendedRequestMagic,
   requestBytes,
   requestMagic,
   simpleReplyBytes,
   simpleReplyMagic,
   structuredReplyMagic,
 } from './protocol.js'
+import {
+  errorOfChunk,
+  offsetAt,
+  type Pending,
+  serverError,
+  takeExtendedStatus,
+  takeHole,
+  takeStatus,
+} from './reply-chunks.js'
 import type { StatusSink } from './served-export.js'
-import { errnoOfWire } from './wire-errors.js'
 
 /** Requests in flight on one connection; more wait. */
 const maxRequests = 16
@@ -26,26 +38,9 @@ const inputBytes = 64 * 1024
 const batchBytes = 64 * 1024
 /** Payloads up to this are copied into the batch, bytes. */
 const copiedBytes = 16 * 1024
-/** Longest chunk that is no data, bytes: a status reply has at most a megabyte of extents. */
+/** Longest chunk that is no data, bytes: a status reply has at most 2^17 extents of 8 bytes, or 16. */
 const maxChunkBytes = (1 << 20) + 64
-
-const decoder = new TextDecoder()
-
-/** A request that waits for its reply. */
-interface Pending {
-  readonly type: number
-  readonly offset: number
-  readonly bytes: number
-  /** Where a read's data goes. */
-  readonly buffer: Uint8Array | undefined
-  readonly bufferOffset: number
-  readonly status: StatusSink | undefined
-  /** Bytes of a read that have come. */
-  filled: number
-  error: Error | undefined
-  resolve(): void
-  reject(error: unknown): void
-}
+const maxExtendedChunkBytes = (2 << 20) + 64
 
 /** What is being received. */
 type Receiving =
@@ -70,6 +65,8 @@ export class ClientConnection {
   /** Called once when the connection has failed or the server has left. */
   onLost: ((error: unknown) => void) | undefined = undefined
   readonly #socket: HostSocket
+  readonly #extended: boolean
+  readonly #requestBytes: number
   readonly #pending: (Pending | undefined)[] = Array.from({ length: maxRequests })
   readonly #freeSlots: number[] = Array.from({ length: maxRequests }, (_, i) => maxRequests - 1 - i)
   readonly #waiting: (() => void)[] = []
@@ -90,6 +87,8 @@ export class ClientConnection {
   constructor(negotiation: ClientNegotiation) {
     this.negotiation = negotiation
     this.#socket = negotiation.socket
+    this.#extended = negotiation.headers === 'extended'
+    this.#requestBytes = this.#extended ? extendedRequestBytes : requestBytes
     this.#socket.onReadable = this.#receive
     this.#receive()
   }
@@ -128,7 +127,7 @@ export class ClientConnection {
   async close(): Promise<void> {
     this.onLost = undefined
     if (this.#lost === undefined) {
-      this.#header(this.#room(requestBytes), Cmd.disc, 0, 0, 0, 0)
+      this.#header(this.#room(this.#requestBytes), Cmd.disc, 0, 0, 0, 0)
       const wait = this.#flush()
       if (wait !== undefined) {
         await wait.catch(() => undefined)
@@ -173,12 +172,14 @@ export class ClientConnection {
     })
     const payload = type === Cmd.write ? bytes : 0
     const copied = payload <= copiedBytes ? payload : 0
-    const at = this.#room(requestBytes + copied)
-    this.#header(at, type, flags, slot, offset, bytes)
+    const at = this.#room(this.#requestBytes + copied)
+    // What the length means is told by a flag where both are possible.
+    const more = this.#extended && type === Cmd.write ? CmdFlags.payloadLen : 0
+    this.#header(at, type, flags | more, slot, offset, bytes)
     let sent: Promise<void> | undefined
     if (payload > 0 && buffer !== undefined) {
       if (copied > 0) {
-        this.#output.bytes.set(buffer.subarray(bufferOffset, bufferOffset + bytes), at + requestBytes)
+        this.#output.bytes.set(buffer.subarray(bufferOffset, bufferOffset + bytes), at + this.#requestBytes)
         this.#outputBytes += bytes
       } else {
         sent = this.#sendPayload(buffer, bufferOffset, bytes)
@@ -197,15 +198,20 @@ export class ClientConnection {
 
   #header(at: number, type: number, flags: number, slot: number, offset: number, bytes: number): void {
     const { view } = this.#output
-    view.setUint32(at, requestMagic)
+    view.setUint32(at, this.#extended ? extendedRequestMagic : requestMagic)
     view.setUint16(at + 4, flags)
     view.setUint16(at + 6, type)
     view.setUint32(at + 8, 0)
     view.setUint32(at + 12, slot)
     view.setUint32(at + 16, offset / 0x1_0000_0000)
     view.setUint32(at + 20, offset)
-    view.setUint32(at + 24, bytes)
-    this.#outputBytes += requestBytes
+    if (this.#extended) {
+      view.setUint32(at + 24, bytes / 0x1_0000_0000)
+      view.setUint32(at + 28, bytes)
+    } else {
+      view.setUint32(at + 24, bytes)
+    }
+    this.#outputBytes += this.#requestBytes
   }
 
   /** Where `bytes` more bytes go in the batch. */
@@ -433,12 +439,15 @@ export class ClientConnection {
     const { view } = this.#current
     const at = this.#start
     const magic = view.getUint32(at)
-    if (magic === simpleReplyMagic) {
+    if (magic === extendedReplyMagic && this.#extended) {
+      return this.#takeExtendedHead(have)
+    }
+    if (magic === simpleReplyMagic && !this.#extended) {
       this.#start += simpleReplyBytes
       this.#simple(this.#slotOf(at), view.getUint32(at + 4))
       return true
     }
-    if (magic !== structuredReplyMagic || !this.negotiation.structured) {
+    if (magic !== structuredReplyMagic || this.negotiation.headers !== 'structured') {
       throw blockError('EINVAL', `invalid magic (got 0x${magic.toString(16)})`)
     }
     if (have < chunkBytes) {
@@ -447,6 +456,23 @@ export class ClientConnection {
     const slot = this.#slotOf(at)
     this.#start += chunkBytes
     this.#chunkHead(slot, view.getUint16(at + 6), view.getUint16(at + 4), view.getUint32(at + 16))
+    return true
+  }
+
+  #takeExtendedHead(have: number): boolean {
+    if (have < extendedChunkBytes) {
+      return false
+    }
+    const { view } = this.#current
+    const at = this.#start
+    const slot = this.#slotOf(at)
+    const { offset } = this.#pending[slot] as Pending
+    if (offsetAt(view, at + 16) !== offset) {
+      const text = `reply for offset ${offsetAt(view, at + 16)}, when ${offset} was asked for`
+      throw blockError('EINVAL', `Protocol error: ${text}`)
+    }
+    this.#start += extendedChunkBytes
+    this.#chunkHead(slot, view.getUint16(at + 6), view.getUint16(at + 4), offsetAt(view, at + 24))
     return true
   }
 
@@ -461,7 +487,7 @@ export class ClientConnection {
       this.#finish(slot)
       return
     }
-    if (this.negotiation.structured) {
+    if (this.negotiation.headers !== 'simple') {
       throw blockError('EINVAL', 'Protocol error: simple reply when structured reply chunk was expected')
     }
     pending.filled = pending.bytes
@@ -480,7 +506,7 @@ export class ClientConnection {
       this.#dataDone = (flags & chunkDone) !== 0
       return
     }
-    if (bytes > maxChunkBytes) {
+    if (bytes > (this.#extended ? maxExtendedChunkBytes : maxChunkBytes)) {
       throw blockError('EINVAL', `Protocol error: ${chunkName(type)} chunk of ${bytes} bytes`)
     }
     this.#receiving = { what: 'chunk', slot, type, flags, bytes }
@@ -510,16 +536,19 @@ export class ClientConnection {
         if (pending.type !== Cmd.read || bytes !== 12) {
           throw blockError('EINVAL', 'Protocol error: invalid payload for NBD_REPLY_TYPE_OFFSET_HOLE')
         }
-        this.#hole(pending, offsetAt(view, at), view.getUint32(at + 8))
+        takeHole(pending, offsetAt(view, at), view.getUint32(at + 8))
         return
       case Chunk.blockStatus:
-        this.#status(pending, at, bytes)
+        takeStatus(pending, this.negotiation, view, at, bytes)
+        return
+      case Chunk.blockStatusExt:
+        takeExtendedStatus(pending, this.negotiation, view, at, bytes)
         return
       default:
         if ((type & 0x8000) === 0) {
           throw blockError('EINVAL', `Unexpected reply type: ${type} (${chunkName(type)})`)
         }
-        this.#errorChunk(pending, at, bytes)
+        pending.error ??= errorOfChunk(this.#current, at, bytes)
     }
   }
 
@@ -532,66 +561,4 @@ export class ClientConnection {
     pending.filled += length
     this.#next = { what: 'data', slot, at: offset - pending.offset, left: length, done: this.#dataDone }
   }
-
-  #hole(pending: Pending, offset: number, length: number): void {
-    if (offset < pending.offset || length === 0 || offset + length > pending.offset + pending.bytes) {
-      throw blockError('EINVAL', 'Protocol error: server sent chunk exceeding requested region')
-    }
-    const from = pending.bufferOffset + offset - pending.offset
-    pending.buffer?.fill(0, from, from + length)
-    pending.filled += length
-  }
-
-  #status(pending: Pending, at: number, bytes: number): void {
-    const { view } = this.#current
-    if (pending.type !== Cmd.blockStatus || bytes < 12 || (bytes - 4) % 8 !== 0) {
-      throw blockError('EINVAL', 'Protocol error: invalid payload for NBD_REPLY_TYPE_BLOCK_STATUS')
-    }
-    const id = view.getUint32(at)
-    const { contextId } = this.negotiation
-    if (id !== contextId) {
-      const text = `unexpected context id ${id} for NBD_REPLY_TYPE_BLOCK_STATUS, when negotiated context id is ${contextId}`
-      throw blockError('EINVAL', `Protocol error: ${text}`)
-    }
-    if (view.getUint32(at + 4) === 0) {
-      throw blockError('EINVAL', 'Protocol error: server sent status chunk with zero length')
-    }
-    pending.filled = 1
-    for (let i = 4; i < bytes; i += 8) {
-      const length = view.getUint32(at + i)
-      if (length === 0 || pending.status?.add(length, view.getUint32(at + i + 4)) === false) {
-        return
-      }
-    }
-  }
-
-  #errorChunk(pending: Pending, at: number, bytes: number): void {
-    const { view, bytes: input } = this.#current
-    if (bytes < 6) {
-      throw blockError('EINVAL', 'Protocol error: invalid payload for structured error')
-    }
-    const error = view.getUint32(at)
-    const length = view.getUint16(at + 4)
-    if (error === 0) {
-      throw blockError('EINVAL', 'Protocol error: server sent structured error chunk with error = 0')
-    }
-    if (length > bytes - 6) {
-      const text = 'server sent structured error chunk with incorrect message size'
-      throw blockError('EINVAL', `Protocol error: ${text}`)
-    }
-    pending.error ??= serverError(error, decoder.decode(input.subarray(at + 6, at + 6 + length)))
-  }
-}
-
-function offsetAt(view: DataView, at: number): number {
-  return view.getUint32(at) * 0x1_0000_0000 + view.getUint32(at + 4)
-}
-
-/** An error that the server reported; what it says goes no further than diagnostics. */
-function serverError(error: number, message: string): Error {
-  const code = errnoOfWire(error)
-  const plain = ioError(code)
-  return message === ''
-    ? plain
-    : blockError(code, plain.message, { cause: new Error(`server reported: ${message}`) })
 }

@@ -32,11 +32,15 @@ export interface ExportInfo {
   maximumBlock: number
 }
 
+/** Simple replies, structured ones, or requests and replies with 64-bit lengths. */
+export type Headers = 'simple' | 'structured' | 'extended'
+
 /** What {@link connectExport} has agreed with a server. */
 export interface ClientNegotiation {
   readonly socket: HostSocket
   readonly info: ExportInfo
-  readonly structured: boolean
+  /** Form of requests and replies. */
+  readonly headers: Headers
   /** Number of the context for block status; undefined: there is none. */
   readonly contextId: number | undefined
 }
@@ -46,6 +50,8 @@ export interface ConnectExportOptions {
   /** Context to ask for, such as `base:allocation`. */
   readonly context: string
   readonly tls?: TlsSession | undefined
+  /** Agree on nothing but simple replies: what the kernel's client understands. Default false. */
+  readonly simple?: boolean | undefined
 }
 
 /** An export in a server's list, with the contexts it offers. */
@@ -84,7 +90,7 @@ class ClientHandshake {
   #reader: SocketReader
   #fixed = false
   #noZeroes = false
-  structured = false
+  headers: Headers = 'simple'
 
   constructor(socket: HostSocket) {
     this.#reader = new SocketReader(socket)
@@ -99,7 +105,7 @@ class ClientHandshake {
   }
 
   /**
-   * Greets the server and sets up TLS and structured replies. A server of the old style says at once what
+   * Greets the server and sets up TLS and the best form of replies. A server of the old style says at once what
    * it has.
    */
   async begin(tls: TlsSession | undefined, options = true): Promise<ExportInfo | undefined> {
@@ -132,7 +138,11 @@ class ClientHandshake {
       this.#reader = new SocketReader(await this.socket.startTls(tls))
     }
     if (this.#fixed && options) {
-      this.structured = await this.#simpleOption(Opt.structuredReply)
+      if (await this.#simpleOption(Opt.extendedHeaders)) {
+        this.headers = 'extended'
+      } else if (await this.#simpleOption(Opt.structuredReply)) {
+        this.headers = 'structured'
+      }
     }
     return undefined
   }
@@ -151,8 +161,12 @@ class ClientHandshake {
     await this.#reader.send(new ByteBuilder().magic(optsMagic).u32(option).u32(bytes.length).bytes(bytes))
   }
 
-  /** One reply to `option`; undefined: the server does not know the option. @throws BlockError for other refusals */
-  async reply(option: number): Promise<OptionReply | undefined> {
+  /**
+   * One reply to `option`; undefined: the server does not know the option, or with `lenient` does not want it for any reason.
+   *
+   * @throws BlockError for other refusals
+   */
+  async reply(option: number, lenient = false): Promise<OptionReply | undefined> {
     const head = await this.#reader.named(20, 'option reply')
     if (readU32BE(head, 0) !== optReplyMagic[0] || readU32BE(head, 4) !== optReplyMagic[1]) {
       throw blockError('EINVAL', 'Unexpected option reply magic')
@@ -175,7 +189,7 @@ class ClientHandshake {
     const message = decoder.decode(
       await this.#reader.named(bytes, `option error ${type} (${repName(type)}) message`),
     )
-    if (type === Rep.errUnsup) {
+    if (type === Rep.errUnsup || lenient) {
       return undefined
     }
     throw refusal(option, type, message)
@@ -186,7 +200,8 @@ class ClientHandshake {
     await this.option(option)
     let reply: OptionReply | undefined
     try {
-      reply = await this.reply(option)
+      // Few servers know extended headers; there is always something else.
+      reply = await this.reply(option, option === Opt.extendedHeaders)
     } catch (error) {
       if (option === Opt.startTls) {
         throw error
@@ -411,18 +426,18 @@ function takeInfo(info: ExportInfo, data: Uint8Array): boolean {
  */
 export async function connectExport(
   socket: HostSocket,
-  { name, context, tls }: ConnectExportOptions,
+  { name, context, tls, simple = false }: ConnectExportOptions,
 ): Promise<ClientNegotiation> {
   const handshake = new ClientHandshake(socket)
   try {
-    const old = await handshake.begin(tls)
+    const old = await handshake.begin(tls, !simple)
     if (old !== undefined) {
       if (name !== '') {
         throw blockError('EINVAL', 'Server does not support non-empty export names')
       }
-      return { socket: handshake.socket, info: old, structured: false, contextId: undefined }
+      return { socket: handshake.socket, info: old, headers: 'simple', contextId: undefined }
     }
-    const contextId = handshake.structured ? await handshake.context(name, context) : undefined
+    const contextId = handshake.headers === 'simple' ? undefined : await handshake.context(name, context)
     let info = handshake.isFixed ? await handshake.info(Opt.go, name) : undefined
     if (info === undefined) {
       if (handshake.isFixed) {
@@ -434,7 +449,7 @@ export async function connectExport(
       }
       info = await handshake.exportName(name)
     }
-    return { socket: handshake.socket, info, structured: handshake.structured, contextId }
+    return { socket: handshake.socket, info, headers: handshake.headers, contextId }
   } catch (error) {
     await handshake.abort()
     handshake.socket.destroy()
@@ -464,7 +479,8 @@ export async function listExports(socket: HostSocket, tls?: TlsSession): Promise
     const exports: ListedExport[] = []
     for (const { name, description } of listed) {
       const info = (await handshake.info(Opt.info, name)) ?? plainInfo(name, 0, 0)
-      const found = handshake.structured ? await handshake.contexts(Opt.listMetaContext, name) : undefined
+      const found =
+        handshake.headers === 'simple' ? undefined : await handshake.contexts(Opt.listMetaContext, name)
       exports.push({ ...info, description, contexts: [...(found?.keys() ?? [])] })
     }
     await handshake.abort()

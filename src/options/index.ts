@@ -1,8 +1,12 @@
 /** Options as data: dictionaries, schemas, typing, parsing and printing. May import errors and bytes. */
+
+export type { AuthorizationList, AuthorizationRule, AuthorizationSpec } from './authorization.js'
+export { readAuthorizationList } from './authorization.js'
 export * from './dict.js'
 export * from './json-names.js'
 export { type JsonObject, type JsonValue, type JsonWith, parseJson } from './json-parse.js'
 export * from './keyval.js'
+export { MemberReader } from './member-reader.js'
 export * from './objects.js'
 export * from './option-docs.js'
 export * from './option-help.js'

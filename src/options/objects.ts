@@ -1,8 +1,9 @@
 import { blockError } from '../errors/index.js'
-import { type JsonObject, type JsonValue, parseJson } from './json-parse.js'
+import { type AuthorizationSpec, authorizationHelp, readAuthorization } from './authorization.js'
+import { type JsonObject, parseJson } from './json-parse.js'
 import { parseKeyval } from './keyval.js'
+import { MemberReader } from './member-reader.js'
 import { identifierError, isIdentifier } from './opts-text.js'
-import { parseInteger } from './size.js'
 
 /** Longest burst of a throttle group, seconds. */
 const maxBurstLength = 0xffffffff
@@ -50,18 +51,20 @@ export type ObjectRequest =
   | { readonly kind: 'secret'; readonly secret: SecretSpec }
   | { readonly kind: 'throttle-group'; readonly throttleGroup: ThrottleGroupSpec }
   | { readonly kind: 'tls-creds'; readonly credentials: TlsCredentialsSpec }
+  | { readonly kind: 'authz'; readonly authorization: AuthorizationSpec }
   | { readonly kind: 'iothread'; readonly ioThread: IoThreadSpec }
   | { readonly kind: 'help'; readonly lines: readonly string[] }
 
 /** Types of objects that this package has. */
-const ownTypes = ['secret', 'throttle-group', 'tls-creds-psk', 'tls-creds-x509']
+const ownTypes = [
+  ...['authz-list', 'authz-list-file', 'authz-simple'],
+  ...['secret', 'throttle-group', 'tls-creds-psk', 'tls-creds-x509'],
+]
 
 /** QEMU's other object types, which this package has no use for. */
 const otherTypes = [
-  'authz-list',
-  'authz-list-file',
+  'authz-listfile',
   'authz-pam',
-  'authz-simple',
   'can-bus',
   'can-host-socketcan',
   'colo-compare',
@@ -168,10 +171,12 @@ function objectHelp(type: unknown, ioThreads: boolean): readonly string[] {
     case 'throttle-group':
       return throttleGroupHelp
     default:
-      return [
-        'List of user creatable objects:',
-        ...(ioThreads ? ['iothread', ...ownTypes] : ownTypes).map((name) => `  ${name}`),
-      ]
+      return (
+        authorizationHelp(type) ?? [
+          'List of user creatable objects:',
+          ...(ioThreads ? [...ownTypes, 'iothread'].sort() : ownTypes).map((name) => `  ${name}`),
+        ]
+      )
   }
 }
 
@@ -207,24 +212,27 @@ export function readObject(value: JsonObject): Exclude<ObjectRequest, { kind: 'h
 
 /** Takes an object's members as the type's description has them; the order decides which error comes first. */
 class ObjectReader {
-  readonly #value: JsonObject
-  readonly #isJson: boolean
+  readonly #members: MemberReader
   readonly #ioThreads: boolean
-  readonly #known = new Set<string>()
 
   constructor(value: JsonObject, isJson: boolean, ioThreads: boolean) {
+    this.#members = new MemberReader(value, isJson)
     this.#ioThreads = ioThreads
-    this.#value = value
-    this.#isJson = isJson
   }
 
   object(): Exclude<ObjectRequest, { kind: 'help' }> {
-    const type = this.#required('qom-type')
+    const type = this.#members.required('qom-type')
     if (!ownTypes.includes(type) && !otherTypes.includes(type)) {
       throw blockError('EINVAL', `Parameter 'qom-type' does not accept value '${type}'`)
     }
-    const id = this.#required('id')
+    const id = this.#members.required('id')
     switch (type) {
+      case 'authz-simple':
+      case 'authz-list':
+      case 'authz-list-file':
+      case 'authz-listfile':
+      case 'authz-pam':
+        return { kind: 'authz', authorization: this.#authorization(type, id) }
       case 'iothread':
         if (this.#ioThreads) {
           return { kind: 'iothread', ioThread: this.#ioThread(id) }
@@ -241,16 +249,23 @@ class ObjectReader {
     throw blockError('EINVAL', `invalid object type: ${type}`)
   }
 
-  #secret(id: string): SecretSpec {
-    const hasLoaded = this.#boolean('loaded')
-    const format = this.#optional('format') ?? 'raw'
-    if (format !== 'raw' && format !== 'base64') {
-      throw blockError('EINVAL', `Parameter 'format' does not accept value '${format}'`)
+  #authorization(type: string, id: string): AuthorizationSpec {
+    const spec = readAuthorization(this.#members, type, id)
+    this.#finish(id)
+    if (spec === undefined) {
+      // There is no PAM here, nor in QEMU's tools where they are built without it.
+      throw blockError('EINVAL', `invalid object type: ${type}`)
     }
-    const keyId = this.#optional('keyid')
-    const iv = this.#optional('iv')
-    const data = this.#optional('data')
-    const file = this.#optional('file')
+    return spec
+  }
+
+  #secret(id: string): SecretSpec {
+    const hasLoaded = this.#members.flag('loaded') !== undefined
+    const format = this.#members.choice('format', ['raw', 'base64']) ?? 'raw'
+    const keyId = this.#members.optional('keyid')
+    const iv = this.#members.optional('iv')
+    const data = this.#members.optional('data')
+    const file = this.#members.optional('file')
     this.#finish(id)
     if (hasLoaded) {
       throw blockError('EINVAL', "Property 'secret.loaded' is not writable")
@@ -266,22 +281,19 @@ class ObjectReader {
   }
 
   #tlsCredentials(type: TlsCredentialsSpec['type'], id: string): TlsCredentialsSpec {
-    const verifyPeer = this.#flag('verify-peer') ?? true
-    const dir = this.#optional('dir')
-    const endpoint = this.#optional('endpoint') ?? 'client'
-    if (endpoint !== 'client' && endpoint !== 'server') {
-      throw blockError('EINVAL', `Parameter 'endpoint' does not accept value '${endpoint}'`)
-    }
-    const priority = this.#optional('priority')
-    const hasLoaded = this.#boolean('loaded')
+    const verifyPeer = this.#members.flag('verify-peer') ?? true
+    const dir = this.#members.optional('dir')
+    const endpoint = this.#members.choice('endpoint', ['client', 'server']) ?? 'client'
+    const priority = this.#members.optional('priority')
+    const hasLoaded = this.#members.flag('loaded') !== undefined
     let passwordId: string | undefined
     let username: string | undefined
     if (type === 'tls-creds-x509') {
       // Certificates are looked at when they are used.
-      this.#flag('sanity-check')
-      passwordId = this.#optional('passwordid')
+      this.#members.flag('sanity-check')
+      passwordId = this.#members.optional('passwordid')
     } else {
-      username = this.#optional('username')
+      username = this.#members.optional('username')
     }
     this.#finish(id)
     if (hasLoaded) {
@@ -302,14 +314,7 @@ class ObjectReader {
   }
 
   #ioThread(id: string): IoThreadSpec {
-    const given = new Map<string, number>()
-    for (const name of ioThreadNames) {
-      const value = this.#integer(this.#value, name, name)
-      this.#known.add(name)
-      if (value !== undefined) {
-        given.set(name, value)
-      }
-    }
+    const given = integers(this.#members, ioThreadNames)
     this.#finish(id)
     for (const [name, value] of given) {
       if (value < 0) {
@@ -320,15 +325,10 @@ class ObjectReader {
   }
 
   #throttleGroup(id: string): ThrottleGroupSpec {
-    const limits = this.#limits()
-    const own = new Map<string, number>()
-    for (const name of limitNames) {
-      const value = this.#integer(this.#value, `x-${name}`, `x-${name}`)
-      this.#known.add(`x-${name}`)
-      if (value !== undefined) {
-        own.set(name, value)
-      }
-    }
+    const members = this.#members.object('limits')
+    const limits = members === undefined ? new Map<string, number>() : integers(members, limitNames)
+    members?.finish()
+    const own = integers(this.#members, limitNames, 'x-')
     this.#finish(id)
     const values: Record<string, number> = {}
     for (const [name, value] of own) {
@@ -351,104 +351,25 @@ class ObjectReader {
     return { id, values }
   }
 
-  #limits(): Map<string, number> {
-    const result = new Map<string, number>()
-    const limits = this.#member('limits')
-    if (limits === undefined) {
-      return result
-    }
-    if (typeof limits !== 'object' || limits === null || Array.isArray(limits)) {
-      throw blockError('EINVAL', "Invalid parameter type for 'limits', expected: object")
-    }
-    for (const name of limitNames) {
-      const value = this.#integer(limits, name, `limits.${name}`)
-      if (value !== undefined) {
-        result.set(name, value)
-      }
-    }
-    const left = Object.keys(limits).find((key) => !limitNames.includes(key))
-    if (left !== undefined) {
-      throw blockError('EINVAL', `Parameter 'limits.${left}' is unexpected`)
-    }
-    return result
-  }
-
-  /** A signed 64-bit integer; beyond 2^53 it is rounded. */
-  #integer(object: JsonObject, key: string, name: string): number | undefined {
-    const member = Object.hasOwn(object, key) ? object[key] : undefined
-    if (member === undefined) {
-      return undefined
-    }
-    if (this.#isJson) {
-      if (typeof member !== 'number' || !Number.isInteger(member)) {
-        throw blockError('EINVAL', `Invalid parameter type for '${name}', expected: integer`)
-      }
-      return member
-    }
-    if (typeof member !== 'string') {
-      throw blockError('EINVAL', `Parameters '${name}.*' are unexpected`)
-    }
-    const value = parseInteger(member)
-    if (typeof value === 'string' || BigInt.asIntN(64, value) !== value) {
-      throw blockError('EINVAL', `Parameter '${name}' expects integer`)
-    }
-    return Number(value)
-  }
-
   /** Every member must have been looked at, and the id be one. */
   #finish(id: string): void {
-    const left = Object.keys(this.#value).find((key) => !this.#known.has(key))
-    if (left !== undefined) {
-      throw blockError('EINVAL', `Parameter '${left}' is unexpected`)
-    }
+    this.#members.finish()
     if (!isIdentifier(id)) {
       throw identifierError()
     }
   }
+}
 
-  #member(key: string): JsonValue | undefined {
-    this.#known.add(key)
-    return Object.hasOwn(this.#value, key) ? this.#value[key] : undefined
-  }
-
-  /** Whether a boolean member is there. */
-  #boolean(key: string): boolean {
-    return this.#flag(key) !== undefined
-  }
-
-  /** The value of a boolean member, if it is there. */
-  #flag(key: string): boolean | undefined {
-    const member = this.#member(key)
-    if (member === undefined) {
-      return undefined
+/** The integers of these names that are there. */
+function integers(members: MemberReader, names: readonly string[], prefix = ''): Map<string, number> {
+  const given = new Map<string, number>()
+  for (const name of names) {
+    const value = members.integer(prefix + name)
+    if (value !== undefined) {
+      given.set(name, value)
     }
-    const isWord = typeof member === 'string' && /^(?:on|off|yes|no|true|false|y|n)$/.test(member)
-    if (typeof member === 'boolean' ? !this.#isJson : !isWord) {
-      throw blockError('EINVAL', `Parameter '${key}' expects 'on' or 'off'`)
-    }
-    return member === true || (isWord && /^(?:on|yes|true|y)$/.test(member))
   }
-
-  #optional(key: string): string | undefined {
-    const member = this.#member(key)
-    if (member === undefined || typeof member === 'string') {
-      return member
-    }
-    throw blockError(
-      'EINVAL',
-      this.#isJson
-        ? `Invalid parameter type for '${key}', expected: string`
-        : `Parameters '${key}.*' are unexpected`,
-    )
-  }
-
-  #required(key: string): string {
-    const member = this.#optional(key)
-    if (member === undefined) {
-      throw blockError('EINVAL', `Parameter '${key}' is missing`)
-    }
-    return member
-  }
+  return given
 }
 
 /** The bytes of base64 text. Throws EINVAL `Base64 data contains invalid characters`. */

@@ -386,6 +386,31 @@ describe('--object', () => {
     'secret,id=a b,data=x',
     'secret,id=a,data=b,loaded=maybe',
     '{"qom-type":"secret","id":"a","data":"b","loaded":true}',
+    '{"qom-type":"secret","id":"a","data":"b","loaded":"on"}',
+    '{"qom-type":"tls-creds-x509","id":"a","verify-peer":3}',
+    'authz-simple,id=a',
+    'authz-simple,id=a,identity.x=1',
+    'authz-simple,id=a,identity=x,foo=1',
+    'authz-list,id=a,policy=maybe',
+    'authz-list,id=a,rules=5',
+    'authz-list,id=a,rules.0=3',
+    'authz-list,id=a,rules.1.match=x',
+    'authz-list,id=a,rules.0.match=x',
+    'authz-list,id=a,rules.0.policy=deny',
+    'authz-list,id=a,rules.0.match=x,rules.0.policy=never',
+    'authz-list,id=a,rules.0.match=x,rules.0.policy=allow,rules.0.format=regex',
+    'authz-list,id=a,rules.0.match=x,rules.0.policy=allow,rules.0.foo=1',
+    '{"qom-type":"authz-list","id":"a","rules":{"match":"x","policy":"allow"}}',
+    '{"qom-type":"authz-list","id":"a","rules":[3]}',
+    '{"qom-type":"authz-list","id":"a","rules":[{"match":3,"policy":"allow"}]}',
+    '{"qom-type":"authz-list","id":"a","rules":[{"match":"x"}]}',
+    '{"qom-type":"authz-list","id":"a","rules":[{"match":"x","policy":"deny","y":1}]}',
+    '{"qom-type":"authz-listfile","id":"a","filename":"f","refresh":"x"}',
+    'authz-listfile,id=a,filename=f,refresh=maybe',
+    'authz-listfile,id=a',
+    'authz-pam,id=a',
+    'authz-pam,id=a,service=x',
+    'authz-simple,id=a b,identity=x',
   ]) {
     test(JSON.stringify(text), () => {
       const { stderr } = qemu('info', '--object', text, 'r')
@@ -394,7 +419,14 @@ describe('--object', () => {
   }
 
   test('help', () => {
-    for (const type of ['secret', 'tls-creds-psk', 'tls-creds-x509']) {
+    for (const type of [
+      'authz-list',
+      'authz-list-file',
+      'authz-simple',
+      'secret',
+      'tls-creds-psk',
+      'tls-creds-x509',
+    ]) {
       const { stdout } = qemu('info', '--object', `${type},help`)
       const request = parseObject(`${type},help`)
       expect(request.kind === 'help' && `${request.lines.join('\n')}\n`).toBe(stdout)
@@ -403,6 +435,9 @@ describe('--object', () => {
       kind: 'help',
       lines: [
         'List of user creatable objects:',
+        '  authz-list',
+        '  authz-list-file',
+        '  authz-simple',
         '  secret',
         '  throttle-group',
         '  tls-creds-psk',

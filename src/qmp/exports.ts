@@ -1,5 +1,6 @@
 import { blockError, isBlockError, prefixed } from '../errors/index.js'
 import { FuseExport, NbdExport, NbdServer } from '../exports/index.js'
+import { authorizeBy } from '../formatkit/authz/index.js'
 import { findTlsCredentials } from '../formatkit/tls/index.js'
 import {
   type AioContext,
@@ -67,16 +68,18 @@ export class BlockExports {
       throw blockError('ENOTSUP', 'Sockets are not available here')
     }
     const creds = options['tls-creds']
+    const authz = options['tls-authz']
+    const authorize = authz === undefined ? undefined : authorizeBy(this.#layer, authz)
     const address = socketAddress(options.addr)
     const server = new NbdServer({
       sockets,
       clock,
-      tls: creds === undefined ? undefined : findTlsCredentials(this.#layer, creds, 'server').session(),
+      tls:
+        creds === undefined
+          ? undefined
+          : findTlsCredentials(this.#layer, creds, 'server').session({ authorize }),
       maxConnections: options['max-connections'] ?? 0,
     })
-    if (options['tls-authz'] !== undefined) {
-      throw blockError('ENOTSUP', "'tls-authz' is not supported")
-    }
     // At once: a second start meanwhile must find it.
     this.#server = server
     try {

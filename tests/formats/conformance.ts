@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest'
 import { contentsTests } from './contents.js'
 import { crashTests, growCrashTests } from './crash.js'
 import { damageTests } from './damage.js'
-import { faultTests } from './faults.js'
+import { faultTests, growFaultTests } from './faults.js'
 import {
   type FormatUnderTest,
   imagePath,
@@ -35,6 +35,7 @@ export function formatConformance(under: FormatUnderTest): void {
       const { grownSize } = under
       if (grownSize !== undefined) {
         growCrashTests({ ...under, grownSize })
+        growFaultTests({ ...under, grownSize })
       }
     }
     damageTests(under)

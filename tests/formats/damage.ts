@@ -24,7 +24,9 @@ const images = Number(process.env.DAMAGED_IMAGES ?? 120)
 export function damageTests(under: FormatUnderTest): void {
   test(`${images} damaged images are refused or read, quickly and in bounded memory`, async () => {
     const files = await written(under)
-    const pristine = files.get(imagePath) ?? new Uint8Array(0)
+    const { damaged = imagePath } = under
+    const pristine = files.get(damaged) ?? new Uint8Array(0)
+    expect(pristine.length).toBeGreaterThan(0)
     const ranges = under.metadata ?? [[0, Math.min(4096, pristine.length)]]
     const random = seeded(33)
     let refused = 0
@@ -48,7 +50,7 @@ export function damageTests(under: FormatUnderTest): void {
       const cut = random() < 0.1 ? Math.floor(random() * bytes.length) : bytes.length
       const opened = await abuse(
         under,
-        new Map([...files, [imagePath, bytes.subarray(0, cut)]]),
+        new Map([...files, [damaged, bytes.subarray(0, cut)]]),
         notes.join(', '),
       )
       refused += opened ? 0 : 1

@@ -1,4 +1,5 @@
 import { allDrivers } from '../../src/all-drivers.js'
+import { addSecret } from '../../src/formatkit/crypto/index.js'
 import {
   type BlockLayer,
   type CreateValues,
@@ -34,10 +35,9 @@ export interface FormatUnderTest {
   readonly repairs?: boolean
   /** Several files make one image: no test that puts something between the format and its file. */
   readonly manyFiles?: boolean
-  /**
-   * File ranges `[from, to)` in bytes that hold metadata, for the damage test, in the main file;
-   * default: the first 4 KiB.
-   */
+  /** The file that the damage test damages; default: {@link imagePath}. */
+  readonly damaged?: string
+  /** Ranges `[from, to)` of that file, bytes, that hold metadata; default: the first 4 KiB. */
   readonly metadata?: readonly (readonly [from: number, to: number])[]
   /** Makes an image without the driver's `create`, for formats that have none; puts files under `/`. */
   readonly build?: (host: MemoryHost) => unknown
@@ -58,8 +58,11 @@ export function memoryHost(options: MemoryHostOptions = {}): MemoryHost {
   return new MemoryHost({ codecs: node.codecs, ciphers: node.ciphers, ...options })
 }
 
+/** A block layer with every driver, and the password `secret` for those who ask for a key. */
 export function layerOn(host: MemoryHost): BlockLayer {
-  return createBlockLayer({ host, drivers: allDrivers })
+  const layer = createBlockLayer({ host, drivers: allDrivers })
+  addSecret(layer, { id: 'secret', format: 'raw', data: 'password' })
+  return layer
 }
 
 /** Makes the image at {@link imagePath} and whatever other files belong to it. */

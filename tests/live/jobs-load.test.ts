@@ -8,7 +8,7 @@ import { Load } from './load.js'
  * Two clients write a disk over NBD while jobs on it are made, paused, cancelled and completed at random.
  * `npm run jobs:long -- SECONDS [SEED]` runs it longer.
  */
-const seconds = Number(process.env.BLOCKGRAPH_LIVE_SECONDS ?? 30)
+const seconds = Number(process.env.BLOCKGRAPH_LIVE_SECONDS ?? 60)
 const seed = Number(process.env.BLOCKGRAPH_LIVE_SEED ?? 1)
 
 test(

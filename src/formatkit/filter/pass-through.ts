@@ -2,6 +2,7 @@ import {
   type BlockChild,
   type DriverInfo,
   type DriverState,
+  driverInfo,
   hasZeroInit,
   type TruncateOptions,
   truncateNode,
@@ -28,8 +29,8 @@ export class PassThrough implements DriverState, DirectPath {
     this.file = file
     this.supportedWriteFlags = ReqFlags.writeUnchanged | (ReqFlags.fua & file.node.supportedWriteFlags)
     this.supportedZeroFlags = ReqFlags.writeUnchanged | (passedZeroFlags & file.node.supportedZeroFlags)
-    if (file.node.state?.info !== undefined) {
-      this.info = () => this.file.node.state?.info?.() ?? {}
+    if (driverInfo(file.node) !== undefined) {
+      this.info = () => driverInfo(this.file.node) ?? {}
     }
   }
 

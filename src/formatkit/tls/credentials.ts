@@ -15,10 +15,14 @@ export class TlsCredentials implements UserObject {
   readonly type: string
   readonly id: string
   readonly endpoint: 'client' | 'server'
-  readonly #base: Omit<TlsSession, 'hostname'>
+  readonly #base: Omit<TlsSession, 'hostname' | 'authorize'>
   #forget: () => void
 
-  constructor(spec: TlsCredentialsSpec, base: Omit<TlsSession, 'hostname'>, forget: () => void) {
+  constructor(
+    spec: TlsCredentialsSpec,
+    base: Omit<TlsSession, 'hostname' | 'authorize'>,
+    forget: () => void,
+  ) {
     this.type = spec.type
     this.id = spec.id
     this.endpoint = spec.endpoint
@@ -26,9 +30,9 @@ export class TlsCredentials implements UserObject {
     this.#forget = forget
   }
 
-  /** What a connection needs. @param hostname name that the server's certificate must be for */
-  session(hostname?: string): TlsSession {
-    return { ...this.#base, ...(hostname === undefined ? {} : { hostname }) }
+  /** What a connection needs: for a client the name that the server's certificate must be for, for a server who may come. */
+  session(more: Pick<TlsSession, 'hostname' | 'authorize'> = {}): TlsSession {
+    return { ...this.#base, ...more }
   }
 
   dispose(): void {
@@ -91,7 +95,7 @@ export function addTlsCredentials(layer: BlockLayer, spec: TlsCredentialsSpec): 
       secret.fill(0)
     }
   }
-  let base: Omit<TlsSession, 'hostname'>
+  let base: Omit<TlsSession, 'hostname' | 'authorize'>
   if (spec.type === 'tls-creds-x509') {
     const isServer = endpoint === 'server'
     const ca = read('ca-cert.pem', true) as Uint8Array

@@ -28,6 +28,7 @@ export const Errno = {
   EINVAL: 22,
   ENOTTY: 25,
   ETXTBSY: 26,
+  EPIPE: 32,
   ENOSYS: 38,
   ETIME: 62,
   EOPNOTSUPP: 95,

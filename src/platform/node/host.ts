@@ -66,6 +66,12 @@ export function createNodeHost(options: NodeHostOptions = {}): Host {
         return await mountFuse(path, mountOptions)
       },
     },
+    nbdDevices: {
+      open: async (path) => {
+        const { NodeNbdDevices } = await import('./nbd-devices.js')
+        return new NodeNbdDevices().open(path)
+      },
+    },
     xml: { parse: async (document) => (await import('./xml.js')).nodeXml.parse(document) },
     sockets: lazySockets(options.io ?? 'auto'),
     pathStyle: process.platform === 'win32' ? 'win32' : 'posix',

@@ -12,6 +12,7 @@ export interface Libc {
   /** `address` is that of memory of at least `bytes`. */
   recv(fd: number, address: number, bytes: number, flags: number): number
   send(fd: number, address: number, bytes: number, flags: number): number
+  setsockopt(fd: number, level: number, option: number, value: Uint8Array): number
   /** `fds` holds `count` structures of 8 bytes; `timeout` is a timespec, null: for ever. */
   ppoll(fds: Uint8Array, count: number, timeout: Uint8Array | null): number
   lseek(fd: number, offset: number, whence: number): number
@@ -23,6 +24,10 @@ export interface Libc {
   syncFileRangeAsync(fd: number, offset: number, bytes: number, flags: number): Promise<number>
   fcntl(fd: number, command: number, argument: Uint8Array): number
   ioctl(fd: number, request: number, argument: Uint8Array): number
+  /** As {@link Libc.ioctl}, for requests whose argument is a number. */
+  ioctlValue(fd: number, request: number, value: number): number
+  /** As {@link Libc.ioctlValue}, on another thread. */
+  ioctlValueAsync(fd: number, request: number, value: number): Promise<number>
   /** As {@link Libc.ioctl}, on another thread. */
   ioctlAsync(fd: number, request: number, argument: Uint8Array): Promise<number>
   /** Returns the bytes copied. */
@@ -125,12 +130,14 @@ function bind(caller: Koffi, library: Library): Libc {
   const preadv2 = lazy('int preadv2(int fd, uintptr_t iov, int count, int64 offset, int flags)')
   const recv = lazy('int recv(int fd, uintptr_t address, size_t bytes, int flags)')
   const send = lazy('int send(int fd, uintptr_t address, size_t bytes, int flags)')
+  const setsockopt = lazy('int setsockopt(int fd, int level, int option, void *value, uint32 bytes)')
   const ppoll = lazy('int ppoll(void *fds, uint64 count, void *timeout, void *mask)')
   const lseek = lazy('int64 lseek(int fd, int64 offset, int whence)')
   const fallocate = lazy('int fallocate(int fd, int mode, int64 offset, int64 length)')
   const syncFileRange = lazy('int sync_file_range(int fd, int64 offset, int64 length, uint32 flags)')
   const fcntl = lazy('int fcntl(int fd, int command, void *argument)')
   const ioctl = lazy('int ioctl(int fd, uint64 request, void *argument)')
+  const ioctlValue = lazy('int ioctl(int fd, uint64 request, uint64 value)')
   const copy = lazy(
     'int64 copy_file_range(int from, void *fromOffset, int to, void *toOffset, size_t length, uint32 flags)',
   )
@@ -178,6 +185,7 @@ function bind(caller: Koffi, library: Library): Libc {
       const f = send()
       return f === undefined ? -ENOSYS : short(f(fd, address, bytes, flags))
     },
+    setsockopt: (fd, level, option, value) => now(setsockopt(), fd, level, option, value, value.length),
     ppoll: (fds, count, timeout) => {
       const f = ppoll()
       return f === undefined ? -ENOSYS : outcome(f(fds, count, timeout, null))
@@ -192,6 +200,8 @@ function bind(caller: Koffi, library: Library): Libc {
     syncFileRangeAsync: (fd, offset, bytes, flags) => later(syncFileRange(), fd, offset, bytes, flags),
     fcntl: (fd, command, argument) => now(fcntl(), fd, command, argument),
     ioctl: (fd, request, argument) => now(ioctl(), fd, request, argument),
+    ioctlValue: (fd, request, value) => now(ioctlValue(), fd, request, value),
+    ioctlValueAsync: (fd, request, value) => later(ioctlValue(), fd, request, value),
     ioctlAsync: (fd, request, argument) => later(ioctl(), fd, request, argument),
     copyFileRange: (from, fromOffset, to, toOffset, length) =>
       now(copy(), from, boxed(fromOffset), to, boxed(toOffset), length, 0),

@@ -1,8 +1,9 @@
 import { blockError } from '../../errors/index.js'
+import { Authorization } from '../../formatkit/authz/index.js'
 import { defineObject } from '../../formatkit/user-objects.js'
 import { type BlockLayer, ioThreadValues, type UserObject } from '../../graph/index.js'
 import { type ThrottleLimits, throttleBuckets, throttleLimits } from '../../io/index.js'
-import { type JsonObject, type JsonValue, readObject } from '../../options/index.js'
+import { type AuthorizationSpec, type JsonObject, type JsonValue, readObject } from '../../options/index.js'
 import type { CommandContext } from '../context.js'
 import { defineHandlers } from '../handlers.js'
 import type { TypeOf } from '../schema/types.js'
@@ -15,6 +16,21 @@ const intNames = throttleBuckets.flatMap((name) => [`x-${name}`, `x-${name}-max`
 const classes: Readonly<
   Record<string, { readonly parent: string; readonly properties: readonly Property[] }>
 > = {
+  'authz-simple': { parent: 'authz', properties: [{ name: 'identity', type: 'string' }] },
+  'authz-list-file': {
+    parent: 'authz',
+    properties: [
+      { name: 'filename', type: 'string' },
+      { name: 'refresh', type: 'bool' },
+    ],
+  },
+  'authz-list': {
+    parent: 'authz',
+    properties: [
+      { name: 'policy', type: 'QAuthZListPolicy' },
+      { name: 'rules', type: 'QAuthZListRule' },
+    ],
+  },
   iothread: {
     parent: 'event-loop-base',
     properties: [
@@ -140,6 +156,12 @@ function propertyValue(layer: BlockLayer, object: UserObject, property: string):
       return value
     }
   }
+  if (object instanceof Authorization) {
+    const value = authorizationValues(object.spec)[property]
+    if (value !== undefined) {
+      return value
+    }
+  }
   const ofThread = ioThreadValues(object)?.[property]
   if (ofThread !== undefined) {
     return ofThread
@@ -148,6 +170,24 @@ function propertyValue(layer: BlockLayer, object: UserObject, property: string):
   throw known === true
     ? blockError('EPERM', `Property '${object.type}.${property}' is not readable`)
     : noProperty(object, property)
+}
+
+function authorizationValues(spec: AuthorizationSpec): Readonly<Record<string, JsonValue>> {
+  switch (spec.type) {
+    case 'authz-simple':
+      return { identity: spec.identity }
+    case 'authz-list-file':
+      return { filename: spec.filename, refresh: spec.refresh }
+    default: {
+      const word = (allow: boolean): string => (allow ? 'allow' : 'deny')
+      const rules = spec.list.rules.map(({ match, allow, format }) => ({
+        ...(format === undefined ? {} : { format }),
+        policy: word(allow),
+        match,
+      }))
+      return { policy: word(spec.list.allow), rules }
+    }
+  }
 }
 
 function setProperty(layer: BlockLayer, object: UserObject, property: string, value: JsonValue): void {

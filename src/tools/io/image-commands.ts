@@ -1,6 +1,5 @@
 import { isBlockError } from '../../errors/index.js'
-import { Perm, truncateNode } from '../../graph/index.js'
-import { driverInfo } from '../../image/index.js'
+import { driverInfo, Perm, truncateNode } from '../../graph/index.js'
 import { BlockStatus } from '../../io/index.js'
 import { treeLines } from '../tree-lines.js'
 import { sizeArgument } from './arguments.js'

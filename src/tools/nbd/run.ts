@@ -1,5 +1,6 @@
 import { blockError, isBlockError, prefixed } from '../../errors/index.js'
 import { NbdExport, NbdServer } from '../../exports/index.js'
+import { authorizeBy } from '../../formatkit/authz/index.js'
 import { findTlsCredentials } from '../../formatkit/tls/index.js'
 import { Backend, type BlockLayer, type BlockNode } from '../../graph/index.js'
 import type { SocketAddress, TlsSession } from '../../host/index.js'
@@ -8,6 +9,7 @@ import { defaultPort, listExports } from '../../nbd/index.js'
 import { OptionDict, parseImageOptions } from '../../options/index.js'
 import { type ToolContext, ToolExit } from '../context.js'
 import { driverLine } from '../driver-line.js'
+import { type ConnectedDevice, connectDevice, deviceSocket, disconnectDevice } from './device.js'
 import { listText } from './list.js'
 import {
   checkInheritedSockets,
@@ -89,10 +91,12 @@ async function dispatch(
     context.stdout(listText(await listExports(socket, tls)))
     return 0
   }
-  if (settings.device !== undefined || settings.disconnect) {
-    throw blockError('ENOTSUP', 'Kernel /dev/nbdN support not available')
+  if (settings.disconnect) {
+    await disconnectDevice(settings.operands[0] as string, context, layer.host)
+    return 0
   }
-  if (settings.fork && context.server !== undefined && !context.server.isForked) {
+  const fork = settings.fork || (settings.device !== undefined && !settings.verbose)
+  if (fork && context.server !== undefined && !context.server.isForked) {
     return await context.server.fork()
   }
   return await serve(settings, tls, layer, context, stderr, hasPrinted)
@@ -104,24 +108,30 @@ function tlsSession(settings: NbdSettings, layer: BlockLayer): TlsSession | unde
   if (tlsCreds === undefined) {
     return undefined
   }
-  if (tlsAuthz !== undefined) {
-    throw blockError('ENOTSUP', '--tls-authz is not supported')
-  }
   try {
     const credentials = findTlsCredentials(layer, tlsCreds, list ? 'client' : 'server')
-    return credentials.session(list ? (tlsHostname ?? bind) : undefined)
+    if (list) {
+      return credentials.session({ hostname: tlsHostname ?? bind })
+    }
+    return credentials.session({
+      authorize: tlsAuthz === undefined ? undefined : authorizeBy(layer, tlsAuthz),
+    })
   } catch (error) {
     throw prefixed(error, 'Failed to get TLS creds: ')
   }
 }
 
 /** Where the command line has the server listen. @throws BlockError for a port that is none */
-function addressOf({ socket, bind = '0.0.0.0', port }: NbdSettings, inherited: number): SocketAddress {
+function addressOf(settings: NbdSettings, inherited: number): SocketAddress {
+  const { socket, device, bind = '0.0.0.0', port } = settings
   if (inherited > 0) {
     return { type: 'fd', fd: 3 }
   }
   if (socket !== undefined) {
     return { type: 'unix', path: socket }
+  }
+  if (device !== undefined) {
+    return deviceSocket(device)
   }
   const number = port === undefined ? defaultPort : Number(port)
   if (port !== undefined && (!/^\d+$/.test(port) || number > 65535)) {
@@ -201,9 +211,11 @@ async function serve(
   })
   let image: Backend | undefined
   let exported: NbdExport | undefined
+  let connected: ConnectedDevice | undefined
   try {
     const backlog = persistent || shared === 0 ? manyConnections : Math.min(shared, manyConnections)
-    await server.listen(addressOf(settings, process?.inheritedSockets ?? 0), backlog)
+    const address = addressOf(settings, process?.inheritedSockets ?? 0)
+    await server.listen(address, backlog)
     image = await openImage(settings, layer, stderr, program)
     const node = await exportedNode(settings, layer, image.node)
     try {
@@ -229,6 +241,15 @@ async function serve(
       process?.writePidFile(settings.pidFile)
     }
     process?.endsBySignal()
+    const { device } = settings
+    if (device !== undefined) {
+      connected = await connectDevice(device, address, layer.host)
+      const ended = (): void => done?.()
+      connected.done.then(ended, ended)
+      if (settings.verbose && !settings.fork) {
+        stderr(`NBD device ${device} is now connected to ${settings.operands[0]}\n`)
+      }
+    }
     if (process?.isForked === true) {
       process.ready(hasPrinted())
     }
@@ -237,6 +258,9 @@ async function serve(
       done?.()
     }
     await finished
+    await server.close()
+    // The kernel notices that its server is gone.
+    await connected?.done
     return 0
   } finally {
     await server.close()

@@ -107,7 +107,8 @@ test('docs/formats/README.md shows what was converted', () => {
     '',
     `Read, and so converted from, are also: ${readOnly.map((name) => `\`${name}\``).join(', ')}; \`luks\` takes its keys from secrets.`,
     'Each format has a page here with its layout, its limits and what is refused.',
-    '`blockgraph info --details` shows what each records of an image: identifiers, kind, creator, parent, sizes.',
+    '`blockgraph info --details`, and `image.info({ details: true })` with the type `FormatDetails`, show what each records of an',
+    'image: identifiers, kind, creator, parent, sizes; the pages say what of it.',
     '',
   ]
   const text = lines.join('\n')

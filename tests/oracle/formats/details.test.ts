@@ -112,6 +112,6 @@ test.each([
   if (expected === undefined) {
     expect(details).toBeUndefined()
   } else {
-    expect(details).toMatchObject(expected)
+    expect(details).toMatchObject({ type: format, data: expected })
   }
 })

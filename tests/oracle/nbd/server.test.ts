@@ -161,6 +161,16 @@ describe('data', () => {
 })
 
 describe('the process', () => {
+  test('disconnects whatever it can open', async () => {
+    for (const program of [ourTool, 'qemu-nbd']) {
+      expect(await finish(program, ['-d', '/dev/null'])).toEqual({
+        code: 0,
+        stdout: '/dev/null disconnected\n',
+        stderr: '',
+      })
+    }
+  })
+
   test('ends with its last client, and takes its socket away', async () => {
     writeFileSync(join(folder, 'a.raw'), pattern(MiB))
     await using served = await start(ourTool, '-f', 'raw', 'a.raw')
@@ -298,6 +308,18 @@ describe('the process', () => {
     '-b 192.0.2.1 -p 10999 -f raw a.raw',
     '-p abc -f raw a.raw',
     '--object foo,id=x a.raw',
+    '-d /dev/no-such-device',
+    '-d /dev',
+    '-c /dev/nbd0 -d',
+    '-c /dev/nbd0 -L',
+    '-d /dev/nbd0 a.raw',
+    '-c /dev/no-such-device -f raw a.raw',
+    '-c /dev/no-such-device -v -f raw a.raw',
+    '-c /dev/no-such-device -k SOCKET -f raw a.raw',
+    '-c /dev/null -f raw a.raw',
+    '-c /dev/null -f raw missing.raw',
+    '-c /dev/null -x name -f raw a.raw',
+    '-c /dev/null --tls-creds t a.raw',
   ]
   test('refuses what qemu-nbd refuses, in its words', async () => {
     writeFileSync(join(folder, 'a.raw'), pattern(MiB))

@@ -1,5 +1,5 @@
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
-import { existsSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 
@@ -29,6 +29,16 @@ export async function finish(program: string, args: readonly string[], cwd?: str
   }
 }
 
+/** Whether connections are accepted there: the file is there a moment before that. */
+export function isListening(socket: string): boolean {
+  if (!existsSync(socket)) {
+    return false
+  }
+  // Address, count, protocol, flags (__SO_ACCEPTCON), type, state, inode, path.
+  const lines = readFileSync('/proc/net/unix', 'latin1').split('\n')
+  return lines.some((line) => line.endsWith(` ${socket}`) && line.split(/\s+/)[3] === '00010000')
+}
+
 /** A server that runs until it is disposed of. */
 export class Served implements AsyncDisposable {
   readonly child: ChildProcess
@@ -52,7 +62,7 @@ export class Served implements AsyncDisposable {
   ): Promise<Served> {
     const child = spawn(program, args, { stdio: ['ignore', 'ignore', 'pipe'], cwd })
     const served = new Served(child)
-    for (let i = 0; socket !== undefined && !existsSync(socket); i++) {
+    for (let i = 0; socket !== undefined && !isListening(socket); i++) {
       if (i > 400 || child.exitCode !== null) {
         child.kill('SIGKILL')
         throw new Error(`${program} ${args.join(' ')} does not listen: ${served.stderr}`)

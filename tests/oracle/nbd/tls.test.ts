@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { Authority } from './certificates.js'
 import { finish, ourTool, Served } from './servers.js'
 
 // TLS with certificates and with shared keys, between our programs and QEMU's.
@@ -13,48 +14,12 @@ const folder = mkdtempSync(join(tmpdir(), 'nbd-tls-'))
 const socket = join(folder, 's')
 const MiB = 1 << 20
 
-function openssl(...args: string[]): void {
-  execFileSync('openssl', args, { cwd: folder, stdio: 'pipe' })
-}
-
-/** A certificate of `name` signed by the authority in `ca`. */
-function certificate(ca: string, dir: string, side: 'server' | 'client', name: string): void {
-  const key = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes']
-  openssl('req', ...key, '-keyout', `${dir}/${side}-key.pem`, '-out', 'r.csr', '-subj', `/CN=${name}`)
-  const usage = side === 'server' ? 'serverAuth' : 'clientAuth'
-  writeFileSync(
-    join(folder, 'ext'),
-    `subjectAltName=DNS:${name},IP:127.0.0.1\nextendedKeyUsage=${usage}\nkeyUsage=digitalSignature\nbasicConstraints=CA:FALSE\n`,
-  )
-  const signed = ['-CA', `${ca}/ca-cert.pem`, '-CAkey', `${ca}.key`, '-CAcreateserial', '-days', '30']
-  openssl('x509', '-req', '-in', 'r.csr', ...signed, '-extfile', 'ext', '-out', `${dir}/${side}-cert.pem`)
-}
-
-function authority(name: string): void {
-  mkdirSync(join(folder, name))
-  const key = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes']
-  const extensions = ['-addext', 'keyUsage=critical,keyCertSign,cRLSign']
-  const subject = ['-subj', `/CN=${name}`, '-days', '30']
-  openssl(
-    'req',
-    '-x509',
-    ...key,
-    '-keyout',
-    `${name}.key`,
-    '-out',
-    `${name}/ca-cert.pem`,
-    ...subject,
-    ...extensions,
-  )
-}
-
 beforeAll(() => {
   writeFileSync(join(folder, 'a.raw'), new Uint8Array(MiB).fill(7))
-  authority('good')
-  certificate('good', 'good', 'server', 'localhost')
-  certificate('good', 'good', 'client', 'somebody')
-  authority('bad')
-  certificate('bad', 'bad', 'client', 'somebody')
+  const good = new Authority(folder, 'good')
+  good.sign('server', '/CN=localhost')
+  good.sign('client', '/CN=somebody')
+  new Authority(folder, 'bad').sign('client', '/CN=somebody')
   mkdirSync(join(folder, 'psk'))
   writeFileSync(join(folder, 'psk/keys.psk'), `qemu:${'ab'.repeat(32)}\nother:${'cd'.repeat(32)}\n`)
 })

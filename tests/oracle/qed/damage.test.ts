@@ -8,7 +8,7 @@ import { chooser } from '../repair/corpus.js'
  * Damaged images: what every command says, what a repair leaves and what can still be read, by the oracle
  * and by us. `QED_IMAGES` sets how many, `QED_FROM` the first.
  */
-const images = Number(process.env.QED_IMAGES ?? 30)
+const images = Number(process.env.QED_IMAGES ?? (process.env.BLOCKGRAPH_FULL_MATRIX === undefined ? 30 : 120))
 const first = Number(process.env.QED_FROM ?? 0)
 const cluster = 4096
 

@@ -93,20 +93,19 @@ function monitorArguments(dir: string): string[] {
 }
 
 export function startTheirs(dir: string, args: readonly string[] = []): Peer {
-  return startProcess(dir, 'qemu-storage-daemon', [...args, ...monitorArguments(dir)])
+  return startProgram('qemu-storage-daemon', [...args, ...monitorArguments(dir)], dir)
 }
 
-/** QEMU itself, without a machine. */
-export function startSystem(dir: string): Peer {
-  const none = ['-machine', 'none', '-nodefaults', '-nographic']
-  const chardev = `socket,id=monitor0,path=${join(dir, 'qmp.sock')},server=on,wait=off`
-  return startProcess(dir, 'qemu-system-x86_64', [
-    ...none,
-    ...['-chardev', chardev, '-mon', 'chardev=monitor0,mode=control'],
-  ])
+/** A virtual machine without anything in it but a monitor. */
+export function startMachine(dir: string): Peer {
+  const [, chardev] = monitorArguments(dir)
+  // It is not started: that it runs now would be one more event.
+  const nothing = ['-machine', 'none', '-nodefaults', '-display', 'none', '-S']
+  const monitor = ['-chardev', chardev as string, '-mon', 'chardev=monitor0,mode=control']
+  return startProgram('qemu-system-x86_64', [...nothing, ...monitor], dir)
 }
 
-function startProcess(dir: string, program: string, args: readonly string[]): Peer {
+function startProgram(program: string, args: readonly string[], dir: string): Peer {
   const child: ChildProcess = spawn(program, args, { cwd: dir })
   let output = ''
   child.stdout?.on('data', (text: Buffer) => {

@@ -3,7 +3,7 @@ import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect } from 'vitest'
-import { startOurs, startSystem, startTheirs } from './peers.js'
+import { startMachine, startOurs, startTheirs } from './peers.js'
 import { call, differences, record, type Step } from './transcript.js'
 
 let folder: string
@@ -18,34 +18,27 @@ export type Prepare = (
   dir: string,
 ) => void
 
-const peers = {
-  /** qemu-storage-daemon. */
-  daemon: startTheirs,
-  /** qemu-system-x86_64 without a machine. */
-  system: startSystem,
-} as const
-
-type Theirs = keyof typeof peers
-
-export interface SameOptions {
-  /** Default: true. */
-  readonly negotiate?: boolean
-  /** Whose answers ours must equal; default: the storage daemon's. */
-  readonly as?: readonly Theirs[]
-}
-
 /**
- * Does the steps with QEMU's programs and our daemon, each in a folder of its own that `prepare` has filled.
+ * Does the steps with both daemons and with a virtual machine of QEMU's that is nothing but a monitor, each in a folder of
+ * its own that `prepare` has filled. The daemons must say the same, and so must the machine but for the lines `unlike`: what
+ * only QEMU's daemon, or only its machine, has.
  *
- * @returns the lines of all of them
+ * @returns what ours said
  */
 export async function same(
   name: string,
   prepare: Prepare,
   steps: readonly Step[],
-  { negotiate = true, as = ['daemon'] }: SameOptions = {},
+  negotiate = true,
+  unlike: readonly number[] = [],
 ): Promise<string[]> {
-  const play = async (side: Theirs | 'ours'): Promise<{ lines: string[]; output: string }> => {
+  const recorded: string[][] = []
+  const outputs: string[] = []
+  for (const [side, start] of [
+    ['theirs', startTheirs],
+    ['ours', startOurs],
+    ['machine', startMachine],
+  ] as const) {
     const dir = join(folder, `${name}-${side}`)
     mkdirSync(dir)
     const run = (program: string, args: string[]): void => {
@@ -56,18 +49,19 @@ export async function same(
       (image, ...commands) => run('qemu-io', [...commands.flatMap((text) => ['-c', text]), image]),
       dir,
     )
-    await using peer = side === 'ours' ? startOurs(dir) : peers[side](dir)
-    const lines = await record(peer, steps, negotiate)
-    const output = peer.output().replaceAll(dir, 'DIR').replaceAll('qemu-system-x86_64', 'qemu-storage-daemon')
-    return { lines, output }
+    await using peer = start(dir)
+    recorded.push(await record(peer, steps, negotiate))
+    outputs.push(peer.output().replaceAll(dir, 'DIR'))
   }
-  const ours = await play('ours')
-  for (const side of as) {
-    const theirs = await play(side)
-    expect(differences(theirs.lines, ours.lines), side).toEqual([])
-    expect(ours.output, side).toEqual(theirs.output)
-  }
-  return ours.lines
+  expect(differences(recorded[0] ?? [], recorded[1] ?? [])).toEqual([])
+  expect(outputs[1]).toEqual(outputs[0])
+  const [, ours = [], machine = []] = recorded
+  const lines = Array.from({ length: Math.max(ours.length, machine.length) }, (_, at) => at)
+  expect(
+    lines.filter((at) => ours[at] !== machine[at]),
+    differences(machine, ours).join('\n'),
+  ).toEqual(unlike)
+  return ours
 }
 
 export const none: Prepare = () => undefined

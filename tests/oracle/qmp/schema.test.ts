@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { introspect } from '../../../src/qmp/index.js'
-import { startOurs, startSystem, startTheirs } from './peers.js'
+import { startMachine, startOurs, startTheirs } from './peers.js'
 import { call, record } from './transcript.js'
 
 interface Info {
@@ -62,7 +62,7 @@ test('query-qmp-schema: every command, event and type is as in the storage daemo
 
 test('query-commands: the same commands', async () => {
   const names: string[][] = []
-  for (const start of [startTheirs, startOurs, startSystem]) {
+  for (const start of [startTheirs, startOurs, startMachine]) {
     const dir = mkdtempSync(join(tmpdir(), 'qmp-commands-'))
     try {
       await using peer = start(dir)

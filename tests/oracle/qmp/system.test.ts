@@ -15,7 +15,7 @@ import { wireTranscripts } from './transcripts/wire.js'
 const exchanges: Exchange[] = []
 const events = new Set<string>()
 
-for (const { name, prepare, steps, ...options } of [
+for (const { name, prepare, steps, negotiate } of [
   ...argumentTranscripts,
   ...wireTranscripts,
   ...nodeTranscripts,
@@ -25,7 +25,7 @@ for (const { name, prepare, steps, ...options } of [
   ...eventTranscripts,
 ]) {
   test(name, async () => {
-    const lines = await same(name, prepare, steps, { ...options, as: ['system'] })
+    const lines = await same(name, prepare, steps, negotiate)
     exchanges.push(...exchangesOf(steps, lines))
     for (const event of eventsOf(lines)) {
       events.add(event)

@@ -13,7 +13,7 @@ import { damaged } from './damage.js'
 
 /** Files compressed by the usual programs, read as what they hold. */
 
-const corpus = process.env.BLOCKGRAPH_FULL_MATRIX !== undefined ? 200 : 20
+const corpus = process.env.BLOCKGRAPH_FULL_MATRIX !== undefined ? 200 : 100
 
 let folder = ''
 

@@ -13,7 +13,7 @@ import { damaged, type Range } from './damage.js'
 
 const full = process.env.BLOCKGRAPH_FULL_MATRIX !== undefined
 /** Damaged images of each format. */
-const corpus = full ? 400 : 40
+const corpus = full ? 400 : 100
 
 let folder = ''
 

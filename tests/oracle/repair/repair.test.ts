@@ -9,7 +9,9 @@ import { type Damaged, damage, makeBases } from './corpus.js'
  * Damaged images: what a check says, what a repair says and does, and what is left to be read, by the
  * oracle and by us. `REPAIR_IMAGES` sets how many (500 is a good number), `REPAIR_FROM` the first.
  */
-const images = Number(process.env.REPAIR_IMAGES ?? 60)
+const images = Number(
+  process.env.REPAIR_IMAGES ?? (process.env.BLOCKGRAPH_FULL_MATRIX === undefined ? 60 : 120),
+)
 const from = Number(process.env.REPAIR_FROM ?? 0)
 const maxMemory = 256 * 2 ** 20
 

@@ -1,5 +1,16 @@
 import { execFileSync, spawnSync } from 'node:child_process'
-import { mkdirSync, mkdtempSync, rmSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs'
+import {
+  closeSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  readSync,
+  rmSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
@@ -123,8 +134,58 @@ test.each([
   expect(await ours(argv, folder)).toEqual(expected)
 })
 
-test('FAT32 is not written to', async () => {
-  const { code, stderr } = await ours(['-c', 'quit', '-f', 'raw', 'fat:rw:32:empty'], folder)
-  expect(code).toBe(1)
-  expect(stderr).toContain("Writing to a folder through vvfat ('rw') is not supported with FAT32")
+describe('FAT32', () => {
+  test('QEMU loses what is written to it, so that it is refused', async () => {
+    const dir = join(folder, 'fat32')
+    mkdirSync(dir)
+    const hello = join(dir, 'hello.txt')
+    writeFileSync(hello, Buffer.alloc(9000, 'a'))
+    const place = async (kind: string): Promise<number> => {
+      await convert(`fat:${kind}${dir}`, 'fat32.raw')
+      const raw = openSync(join(folder, 'fat32.raw'), 'r')
+      const start = Buffer.alloc(1 << 20)
+      readSync(raw, start, 0, start.length, 0)
+      closeSync(raw)
+      return start.indexOf(Buffer.alloc(512, 'a'))
+    }
+    for (const [kind, isKept] of [
+      ['', true],
+      ['32:', false],
+    ] as const) {
+      const at = await place(kind)
+      expect(at).toBeGreaterThan(0)
+      const theirsSaid = theirs(
+        ['-f', 'raw', '-c', `write -P 98 ${at} 512`, '-c', 'flush', `fat:rw:${kind}${dir}`],
+        folder,
+      )
+      expect({ code: theirsSaid.code, failed: theirsSaid.stdout.includes('failed') }).toEqual({
+        code: 0,
+        failed: false,
+      })
+      // It says that it has written, but only with FAT16 the file has the bytes.
+      expect(readFileSync(hello).subarray(0, 512).equals(Buffer.alloc(512, 'b'))).toBe(isKept)
+      writeFileSync(hello, Buffer.alloc(9000, 'a'))
+    }
+    const before = readFileSync(hello)
+    const { code, stderr } = await ours(['-c', 'write 0 512', '-f', 'raw', `fat:rw:32:${dir}`], folder)
+    expect(code).toBe(1)
+    expect(stderr).toContain(
+      "Writing to a folder through vvfat ('rw') is not supported with FAT32, only with FAT12 and FAT16",
+    )
+    expect(readFileSync(hello).equals(before)).toBe(true)
+  })
+
+  test('no other system reads the layout', () => {
+    const partition = join(folder, 'fat32.part')
+    const cut = ['bs=32256', 'skip=1', 'conv=sparse', 'status=none']
+    execFileSync(
+      'qemu-img',
+      ['convert', '-f', 'raw', '-O', 'raw', `fat:32:${join(folder, 'odd')}`, join(folder, 'fat32.raw')],
+      { stdio: 'ignore' },
+    )
+    execFileSync('dd', [`if=${join(folder, 'fat32.raw')}`, `of=${partition}`, ...cut])
+    const mdir = spawnSync('mdir', ['-i', partition, '::'], { encoding: 'utf8' })
+    expect(mdir.status).toBe(1)
+    expect(mdir.stderr).toContain('Error reading FAT')
+  })
 })

@@ -1,4 +1,4 @@
-import { execFileSync } from 'node:child_process'
+import { execFileSync, spawnSync } from 'node:child_process'
 import {
   mkdirSync,
   mkdtempSync,
@@ -14,6 +14,7 @@ import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { processContext } from '../../../src/tools/main-process.js'
 import { runUmbrella } from '../../../src/tools/umbrella.js'
+import { seeded } from '../../formats/format-under-test.js'
 import { ours } from '../io/qemu-io.js'
 
 /** Disks changed by mtools and written to `fat:rw:`: the folder becomes what mtools says is on the disk. */
@@ -117,6 +118,59 @@ describe.each([
     expect(await writeBack()).toMatchObject({ code: 0 })
     expect([...tree(root).keys()]).toEqual(['A new long name.data', 'Another long name.bin'])
   })
+
+  test('whatever a guest does: mtools finds in the folder what it has made on the disk, and fsck nothing wrong', async () => {
+    const next = seeded(kind.length + 5)
+    const below = (count: number): number => Math.floor(next() * count)
+    const names = ['a.txt', 'B', 'a rather long name.bin', 'sub', 'deep']
+    /** A command that the state of the disk does not allow changes nothing. */
+    const attempt = (tool: string, ...argv: string[]): void => {
+      spawnSync(tool, ['-i', `${disk()}@@${start}`, ...argv], { input: '' })
+    }
+    const name = (): string => names[below(names.length)] ?? ''
+    const place = (): string => `::${next() < 0.5 ? '' : `${next() < 0.5 ? 'sub' : 'deep'}/`}${name()}`
+    for (let round = 0; round < 4; round++) {
+      for (let step = 0; step < 8; step++) {
+        const action = below(6)
+        if (action < 2) {
+          attempt('mcopy', '-o', source('new', Buffer.alloc(below(40_000), round * 8 + step)), place())
+        } else if (action === 2) {
+          attempt('mmd', place())
+        } else if (action === 3) {
+          attempt('mren', place(), place())
+        } else if (action === 4) {
+          attempt('mdel', place())
+        } else {
+          attempt('mdeltree', place())
+        }
+      }
+      // The disk always holds something.
+      mtool('mcopy', '-o', source('new', Buffer.from(`round ${round}`)), '::round')
+      expect(await writeBack()).toMatchObject({ code: 0 })
+      const copied = (): Map<string, string | undefined> => {
+        const copy = mkdtempSync(join(scratch, 'copy-'))
+        mtool('mcopy', '-s', '-n', '::*', copy)
+        return tree(copy)
+      }
+      const onDisk = copied()
+      expect(tree(root)).toEqual(onDisk)
+      expect((await convert(`fat:${kind}${root}`, disk())).code).toBe(0)
+      expect(copied()).toEqual(onDisk)
+      execFileSync('dd', [
+        `if=${disk()}`,
+        `of=${disk()}.part`,
+        'bs=512',
+        `skip=${start / 512}`,
+        'conv=sparse',
+        'status=none',
+      ])
+      const fsck = spawnSync('fsck.vfat', ['-n', `${disk()}.part`], {
+        encoding: 'utf8',
+        env: { ...process.env, PATH: `${process.env.PATH}:/usr/sbin:/sbin` },
+      })
+      expect(fsck.status, fsck.stdout).toBe(0)
+    }
+  }, 120_000)
 
   test.each([
     ['a name that leaves the folder', 'A       TXT', '..      /  ', 'cannot be that of a file'],

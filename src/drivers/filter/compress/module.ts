@@ -1,6 +1,6 @@
 import { blockError } from '../../../errors/index.js'
 import { PassThrough } from '../../../formatkit/filter/index.js'
-import type { OpenContext } from '../../../graph/index.js'
+import { driverInfo, type OpenContext } from '../../../graph/index.js'
 import { type BlockLimits, ReqFlags } from '../../../io/index.js'
 import type { Wait } from '../../../sched/index.js'
 
@@ -29,7 +29,7 @@ class Compress extends PassThrough {
   }
 
   refreshLimits(limits: BlockLimits): void {
-    const clusterSize = this.file.node.state?.info?.().clusterSize ?? 0
+    const clusterSize = driverInfo(this.file.node)?.clusterSize ?? 0
     if (clusterSize !== 0) {
       limits.requestAlignment = clusterSize
     }

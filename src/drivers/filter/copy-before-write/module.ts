@@ -4,6 +4,7 @@ import {
   type BlockNode,
   backingChainNext,
   type DriverInfo,
+  driverInfo,
   lookupDirtyBitmap,
   type OpenContext,
   Role,
@@ -96,7 +97,7 @@ function copyClusterSize(target: BlockNode, warn: (line: string) => void): numbe
   const hasBacking = backingChainNext(target) !== undefined
   let info: DriverInfo | undefined
   try {
-    info = target.state?.info?.()
+    info = driverInfo(target)
   } catch (error) {
     if (!hasBacking) {
       throw errnoError(

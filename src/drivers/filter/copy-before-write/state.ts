@@ -1,6 +1,6 @@
 import type { HierarchicalBitmap } from '../../../bytes/index.js'
 import { HierarchicalBitmap as Bitmap } from '../../../bytes/index.js'
-import { codeOf, type ErrnoName, ioError } from '../../../errors/index.js'
+import { codeOf, type ErrnoName, ioError, isBlockError } from '../../../errors/index.js'
 import {
   type BlockCopier,
   type CopyFault,
@@ -254,12 +254,20 @@ export class CopyBeforeWrite extends PassThrough implements SnapshotSource, Bloc
     return chainContains(this.#target.node, this.file.node) ? ReqFlags.serialising : 0
   }
 
-  /** What whole clusters from `offset` on have in common; where clusters are mixed they count as data. */
+  /** What whole clusters from `offset` on have in common; where they are mixed, or cannot be told, one counts as data. */
   async #status(offset: number, bytes: number, out: ChainStatus): Promise<void> {
     const { clusterSize } = this.#settings
     const image = this.file.node
     const base = this.skipUnallocated ? backingChainNext(image) : undefined
-    await chainStatus(image, base, offset, bytes, 'zero', out)
+    try {
+      await chainStatus(image, base, offset, bytes, 'zero', out)
+    } catch (error) {
+      if (!isBlockError(error)) {
+        throw error
+      }
+      // Reading tells what is wrong.
+      out.bytes = 0
+    }
     if (out.bytes < bytes) {
       const whole = out.bytes - (out.bytes % clusterSize)
       if (whole === 0) {

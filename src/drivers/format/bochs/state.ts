@@ -1,7 +1,6 @@
 import { ioError } from '../../../errors/index.js'
-import type { DriverState } from '../../../graph/index.js'
+import type { DriverState, FormatDetails } from '../../../graph/index.js'
 import { type BlockLimits, type ExtentSink, type IoNode, type MapPath, maxLength } from '../../../io/index.js'
-import type { OptionTree } from '../../../options/index.js'
 import type { Maybe, Wait } from '../../../sched/index.js'
 import type { BochsHeader } from './header.js'
 
@@ -34,8 +33,9 @@ export class BochsState implements DriverState, MapPath {
     limits.requestAlignment = sectorBytes
   }
 
-  details(): OptionTree {
-    return { 'extent-size': this.#header.extentBytes, extents: this.#header.catalogEntries }
+  details(): FormatDetails {
+    const { extentBytes, catalogEntries } = this.#header
+    return { type: 'bochs', data: { 'extent-size': extentBytes, extents: catalogEntries } }
   }
 
   resolveRead(offset: number, bytes: number, out: ExtentSink): Wait {

@@ -1,9 +1,8 @@
 import { ioError } from '../../../errors/index.js'
 import { DecodedChunks } from '../../../formatkit/index.js'
-import type { DriverState } from '../../../graph/index.js'
+import type { DriverState, FormatDetails } from '../../../graph/index.js'
 import type { ByteStream, ZlibDecoder } from '../../../host/index.js'
 import type { BlockLimits, ExtentSink, IoNode, MapPath } from '../../../io/index.js'
-import type { OptionTree } from '../../../options/index.js'
 import type { Wait } from '../../../sched/index.js'
 import type { OffsetTable } from './offsets.js'
 
@@ -36,8 +35,8 @@ export class CloopState implements DriverState, MapPath {
     })
   }
 
-  details(): OptionTree {
-    return { 'block-size': this.#blockBytes, blocks: this.#table.blocks }
+  details(): FormatDetails {
+    return { type: 'cloop', data: { 'block-size': this.#blockBytes, blocks: this.#table.blocks } }
   }
 
   refreshLimits(limits: BlockLimits): void {

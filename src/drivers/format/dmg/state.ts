@@ -1,9 +1,8 @@
 import { ioError } from '../../../errors/index.js'
 import { DecodedChunks } from '../../../formatkit/index.js'
-import type { DriverState } from '../../../graph/index.js'
+import type { DmgChunkKind, DriverState, FormatDetails } from '../../../graph/index.js'
 import type { HostCodecs } from '../../../host/index.js'
 import type { BlockLimits, ExtentSink, IoNode, MapPath } from '../../../io/index.js'
-import type { OptionTree } from '../../../options/index.js'
 import type { Wait } from '../../../sched/index.js'
 import { type ChunkTable, ChunkType } from './chunk-table.js'
 import { decodeChunk } from './decode.js'
@@ -12,7 +11,7 @@ const sectorBytes = 512
 /** Cookie of a range that no chunk holds. */
 const nowhere = -1
 
-const names = new Map(Object.entries(ChunkType).map(([name, type]) => [type as number, name]))
+const chunkKinds = ['zero', 'raw', 'ignore', 'adc', 'zlib', 'bzip2', 'lzfse', 'lzma'] as const
 
 /** An open image. */
 export class DmgState implements DriverState, MapPath {
@@ -48,17 +47,14 @@ export class DmgState implements DriverState, MapPath {
     limits.requestAlignment = sectorBytes
   }
 
-  details(): OptionTree {
+  details(): FormatDetails {
     const { types } = this.#table
-    const seen = new Map<string, number>()
+    const seen: { [K in `${DmgChunkKind}-chunks`]?: number } = {}
     for (const type of types) {
-      const name = names.get(type) ?? 'unknown'
-      seen.set(name, (seen.get(name) ?? 0) + 1)
+      const kind = chunkKinds.find((name) => ChunkType[name] === type) ?? 'unknown'
+      seen[`${kind}-chunks`] = (seen[`${kind}-chunks`] ?? 0) + 1
     }
-    return {
-      chunks: types.length,
-      ...Object.fromEntries([...seen].map(([name, count]) => [`${name}-chunks`, count])),
-    }
+    return { type: 'dmg', data: { chunks: types.length, ...seen } }
   }
 
   resolveRead(offset: number, bytes: number, out: ExtentSink): Wait {

@@ -14,6 +14,7 @@ import {
   type BlockNode,
   type DriverInfo,
   type DriverState,
+  driverInfo,
   nothingToReopen,
   type ReopenPlan,
   type SpecificInfo,
@@ -96,8 +97,8 @@ export class LuksState implements DriverState {
     this.#keySecret = keySecret
     this.map = new PayloadPath(node, file, volume)
     this.supportedWriteFlags = ReqFlags.fua & file.node.supportedWriteFlags
-    if (file.node.state?.info !== undefined) {
-      this.info = () => this.#file.node.state?.info?.() ?? {}
+    if (driverInfo(file.node) !== undefined) {
+      this.info = () => driverInfo(this.#file.node) ?? {}
     }
     if (volume.header.payloadOffset > file.node.length) {
       throw blockError('EIO', 'Could not refresh total sector count: Input/output error')

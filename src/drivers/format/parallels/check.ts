@@ -40,7 +40,7 @@ export async function checkImage(
     found('image was not closed correctly')
   }
   const end = findClusters(parts, result, found, fix.errors)
-  const overlapping = overlapsOf(parts)
+  const overlapping = overlapsOf(parts, result.allocatedClusters)
   for (const index of overlapping) {
     found(`duplicate offset in BAT entry ${index}`)
   }
@@ -85,44 +85,43 @@ function findClusters(
   found: (line: string) => void,
   drop: boolean,
 ): number {
-  const { clusterSize, entries } = table
+  const { clusterSize } = table
   let highest = 0
+  /** The last entry with a cluster that counts, and its place. */
+  let last = -2
   let before = 0
-  for (let index = 0; index < entries; index++) {
-    const offset = table.cluster(index)
+  table.eachCluster((index, offset) => {
     const isOutside = offset > file.node.length
     if (isOutside) {
       found(`cluster ${index} is outside image`)
     }
     if (isOutside && drop) {
       table.set(index, 0)
-      before = 0
-    } else if (offset === 0) {
-      before = 0
-    } else {
-      result.allocatedClusters++
-      highest = Math.max(highest, offset)
-      result.fragmentedClusters += before !== 0 && before + clusterSize !== offset ? 1 : 0
-      before = offset
+      return
     }
-  }
+    result.allocatedClusters++
+    highest = Math.max(highest, offset)
+    result.fragmentedClusters += last === index - 1 && before + clusterSize !== offset ? 1 : 0
+    last = index
+    before = offset
+  })
   // The table is no leak, however long it is.
   return Math.max(highest + clusterSize, table.dataStart)
 }
 
-/** Entries whose clusters begin inside another one. */
-function overlapsOf({ table, file }: ImageParts): number[] {
-  const { clusterSize, entries } = table
-  const offsets = new Float64Array(entries)
+/** Entries whose clusters begin inside another one. `allocated`: how many entries have a cluster. */
+function overlapsOf({ table, file }: ImageParts, allocated: number): number[] {
+  const { clusterSize } = table
+  const { length } = file.node
+  const offsets = new Float64Array(allocated)
   let count = 0
   let isSorted = true
-  for (let index = 0; index < entries; index++) {
-    const offset = table.cluster(index)
-    if (offset !== 0 && offset <= file.node.length) {
+  table.eachCluster((_, offset) => {
+    if (offset <= length) {
       isSorted = isSorted && (count === 0 || offset >= (offsets[count - 1] as number) + clusterSize)
       offsets[count++] = offset
     }
-  }
+  })
   if (isSorted) {
     return []
   }
@@ -140,17 +139,15 @@ function overlapsOf({ table, file }: ImageParts): number[] {
   // The first entry of those that share a place keeps it.
   const taken = new Set<number>()
   const overlapping: number[] = []
-  for (let index = 0; index < entries; index++) {
-    const offset = table.cluster(index)
-    if (!touched.has(offset)) {
-      continue
+  table.eachCluster((index, offset) => {
+    if (touched.has(offset)) {
+      const starts = sorted[lowerBound(sorted, offset) - 1] ?? Number.NEGATIVE_INFINITY
+      if (taken.has(offset) || starts + clusterSize > offset) {
+        overlapping.push(index)
+      }
+      taken.add(offset)
     }
-    const starts = sorted[lowerBound(sorted, offset) - 1] ?? Number.NEGATIVE_INFINITY
-    if (taken.has(offset) || starts + clusterSize > offset) {
-      overlapping.push(index)
-    }
-    taken.add(offset)
-  }
+  })
   return overlapping
 }
 

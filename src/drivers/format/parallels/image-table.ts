@@ -53,6 +53,17 @@ export class ImageTable extends LoadedTable {
     return index < this.entries ? readU32LE(this.bytes, headerBytes + index * 4) * this.unit : 0
   }
 
+  /** Calls `visit` for every entry that has a cluster, in order, with its place in bytes. */
+  eachCluster(visit: (index: number, offset: number) => void): void {
+    const { bytes, entries, unit } = this
+    for (let index = 0; index < entries; index++) {
+      const units = readU32LE(bytes, headerBytes + index * 4)
+      if (units !== 0) {
+        visit(index, units * unit)
+      }
+    }
+  }
+
   /** Whether an entry can say this place. */
   canSay(offset: number): boolean {
     return offset / this.unit <= 0xffffffff
@@ -67,13 +78,10 @@ export class ImageTable extends LoadedTable {
   /** Ends of all clusters: what lies beyond is free. Bytes, a multiple of {@link unit}. */
   dataEnd(): number {
     let end = this.dataStart
-    const { entries, clusterSize } = this
-    for (let index = 0; index < entries; index++) {
-      const offset = this.cluster(index)
-      if (offset !== 0) {
-        end = Math.max(end, offset + clusterSize)
-      }
-    }
+    const { clusterSize } = this
+    this.eachCluster((_, offset) => {
+      end = Math.max(end, offset + clusterSize)
+    })
     return Math.ceil(end / this.unit) * this.unit
   }
 

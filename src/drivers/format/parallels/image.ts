@@ -4,13 +4,14 @@ import {
   type CheckFix,
   type CheckResult,
   type DriverState,
+  type FormatDetails,
   nothingToReopen,
+  type ParallelsDetails,
   type ReopenContext,
   type ReopenPlan,
   type TruncateOptions,
 } from '../../../graph/index.js'
 import type { BlockLimits, FlushPath, MapPath } from '../../../io/index.js'
-import type { OptionTree } from '../../../options/index.js'
 import type { Maybe, Wait } from '../../../sched/index.js'
 import { checkImage } from './check.js'
 import { sectorBytes } from './layout.js'
@@ -44,15 +45,16 @@ export class ParallelsImage implements DriverState {
     limits.requestAlignment = Math.max(limits.requestAlignment, sectorBytes)
   }
 
-  details(): OptionTree {
+  details(): FormatDetails {
     const { table } = this.#parts
-    return {
+    const data: ParallelsDetails = {
       kind: table.unit === sectorBytes ? 'WithoutFreeSpace' : 'WithouFreSpacExt',
       'cluster-size': table.clusterSize,
       clusters: table.entries,
       'in-use': table.inUse,
       'format-extension': table.extOffset !== 0,
     }
+    return { type: 'parallels', data }
   }
 
   async check(fix: CheckFix): Promise<CheckResult> {

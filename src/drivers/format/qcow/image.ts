@@ -4,12 +4,12 @@ import {
   type BlockNode,
   type DriverInfo,
   type DriverState,
+  type FormatDetails,
   nothingToReopen,
   type ReopenPlan,
   truncateNode,
 } from '../../../graph/index.js'
 import type { BlockLimits, FlushPath, MapPath } from '../../../io/index.js'
-import type { OptionTree } from '../../../options/index.js'
 import type { Wait } from '../../../sched/index.js'
 import { CompressedClusters } from './compressed.js'
 import type { QcowCrypto } from './crypto.js'
@@ -59,8 +59,9 @@ export class QcowImage implements DriverState {
     return { clusterSize: this.clusterSize }
   }
 
-  details(): OptionTree {
-    return { 'l2-size': this.#tables.l2.tableBytes / 8, encryption: this.key === undefined ? 'none' : 'aes' }
+  details(): FormatDetails {
+    const encryption = this.key === undefined ? 'none' : 'aes'
+    return { type: 'qcow', data: { 'l2-size': this.#tables.l2.tableBytes / 8, encryption } }
   }
 
   async makeEmpty(): Promise<void> {

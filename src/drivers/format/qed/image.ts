@@ -6,13 +6,14 @@ import {
   type CheckResult,
   type DriverInfo,
   type DriverState,
+  type FormatDetails,
   nothingToReopen,
+  type QedDetails,
   type ReopenPlan,
   type TruncateOptions,
   truncateNode,
 } from '../../../graph/index.js'
 import { type BlockLimits, type FlushPath, maxLength } from '../../../io/index.js'
-import type { OptionTree } from '../../../options/index.js'
 import type { Wait } from '../../../sched/index.js'
 import { checkImage } from './check.js'
 import { Feature, headerBytes, mappableBytes, maxBackingNameBytes, sectorBytes } from './header.js'
@@ -58,13 +59,14 @@ export class QedImage implements DriverState {
     return { clusterSize: this.clusterSize, isDirty: this.#tables.header.needsCheck }
   }
 
-  details(): OptionTree {
+  details(): FormatDetails {
     const { header } = this.#tables
-    return {
+    const data: QedDetails = {
       'table-size': header.tableClusters,
       'need-check': header.needsCheck,
       'backing-is-raw': (header.features & Feature.backingIsRaw) !== 0,
     }
+    return { type: 'qed', data }
   }
 
   async check(fix: CheckFix): Promise<CheckResult> {

@@ -5,6 +5,7 @@ import {
   type DriverInfo,
   type DriverState,
   defaultChildPermissions,
+  driverInfo,
   hasZeroInit,
   Perm,
   probeAll,
@@ -59,8 +60,8 @@ export class RawState implements DriverState, DirectPath, KernelCopyTarget {
     this.#guarded = node.probed
     this.supportedWriteFlags = ReqFlags.writeUnchanged | (ReqFlags.fua & file.node.supportedWriteFlags)
     this.supportedZeroFlags = ReqFlags.writeUnchanged | (passedZeroFlags & file.node.supportedZeroFlags)
-    if (file.node.state?.info !== undefined) {
-      this.info = () => this.#file.node.state?.info?.() ?? {}
+    if (driverInfo(file.node) !== undefined) {
+      this.info = () => driverInfo(this.#file.node) ?? {}
     }
   }
 

@@ -6,13 +6,14 @@ import {
   type CheckResult,
   type DriverInfo,
   type DriverState,
+  type FormatDetails,
   hasZeroInit,
   nothingToReopen,
   type ReopenPlan,
   type TruncateOptions,
+  type VdiDetails,
 } from '../../../graph/index.js'
 import type { BlockLimits, FlushPath, MapPath } from '../../../io/index.js'
-import type { OptionTree } from '../../../options/index.js'
 import type { Wait } from '../../../sched/index.js'
 import { checkImage } from './check.js'
 import { ImageType, sectorBytes } from './header.js'
@@ -51,9 +52,9 @@ export class VdiImage implements DriverState {
     return { clusterSize: this.clusterSize }
   }
 
-  details(): OptionTree {
+  details(): FormatDetails {
     const { header } = this.#parts
-    return {
+    const data: VdiDetails = {
       kind: header.type === ImageType.static ? 'static' : 'dynamic',
       uuid: header.uuid,
       'snapshot-uuid': header.snapshotUuid,
@@ -62,6 +63,7 @@ export class VdiImage implements DriverState {
       'allocated-blocks': header.allocated,
       ...(header.description === '' ? {} : { description: header.description }),
     }
+    return { type: 'vdi', data }
   }
 
   async check(fix: CheckFix): Promise<CheckResult> {

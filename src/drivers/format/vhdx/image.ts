@@ -6,14 +6,15 @@ import {
   type CheckResult,
   type DriverInfo,
   type DriverState,
+  type FormatDetails,
   nothingToReopen,
   type ReopenContext,
   type ReopenPlan,
   skipFilters,
   type TruncateOptions,
+  type VhdxDetails,
 } from '../../../graph/index.js'
 import type { BlockLimits, FlushPath, MapPath } from '../../../io/index.js'
-import type { OptionTree } from '../../../options/index.js'
 import type { Wait } from '../../../sched/index.js'
 import type { Bat } from './bat.js'
 import type { SectorBitmaps } from './bitmaps.js'
@@ -117,10 +118,10 @@ export class VhdxImage implements DriverState, Overlay {
     this.#locator = pairs
   }
 
-  details(): OptionTree {
+  details(): FormatDetails {
     const { disk, headers, bitmaps } = this.#parts
     const { current } = headers
-    return {
+    const data: VhdxDetails = {
       kind: bitmaps !== undefined ? 'differencing' : disk.leaveAllocated ? 'fixed' : 'dynamic',
       'disk-id': guidText(disk.diskId),
       'block-size': disk.blockBytes,
@@ -132,6 +133,7 @@ export class VhdxImage implements DriverState, Overlay {
       'log-in-use': current.logGuid.some((byte) => byte !== 0),
       ...(this.#locator === undefined ? {} : { parent: Object.fromEntries(this.#locator) }),
     }
+    return { type: 'vhdx', data }
   }
 
   /** Identifier of the contents: another one after every session that wrote to them. */

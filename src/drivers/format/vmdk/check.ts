@@ -33,11 +33,15 @@ export async function checkExtents(extents: readonly Extent[]): Promise<CheckRes
       continue
     }
     const grains = Math.ceil(extent.length / extent.grainBytes)
-    for (let grain = 0; grain < grains; grain++) {
+    for (let grain = 0; grain < grains; ) {
       const sector = (extent.start + grain * extent.grainBytes) / sectorBytes
       let entry = 0
+      let next = grain + 1
       try {
-        if (!extent.hasTable(grain)) {
+        if (!extent.canSet(grain)) {
+          // A large disk may have few tables.
+          next = extent.tableEnd(grain)
+        } else if (!extent.hasTable(grain)) {
           await extent.load(grain)
         }
         entry = extent.entry(grain)
@@ -50,6 +54,7 @@ export async function checkExtents(extents: readonly Extent[]): Promise<CheckRes
       if (entry > zeroed && entry * sectorBytes >= extent.file.node.length) {
         fail(`ERROR: cluster offset for sector ${sector} points after EOF`)
       }
+      grain = next
     }
   }
   return result

@@ -1,4 +1,5 @@
 import { blockError, ioError } from '../../../errors/index.js'
+import type { VmdkDetails } from '../../../graph/index.js'
 
 /** Bytes that a descriptor inside an image may take. */
 export const embeddedBytes = 20 * 512
@@ -109,20 +110,21 @@ export function parentName(text: string): string | undefined {
 }
 
 /** The disk database, and the name of the parent. */
-export function descriptorDetails(text: string): Record<string, string> {
+export function descriptorDetails(text: string): VmdkDetails {
   const parent = parentName(text)
-  const details: Record<string, string> = parent === undefined ? {} : { 'parent-file-name': parent }
-  const names = {
-    adapterType: 'adapter-type',
-    virtualHWVersion: 'hardware-version',
-    toolsVersion: 'tools-version',
-    'geometry.cylinders': 'cylinders',
-    'geometry.heads': 'heads',
-    'geometry.sectors': 'sectors',
-    uuid: 'uuid',
-    longContentID: 'long-content-id',
-  }
-  for (const [field, name] of Object.entries(names)) {
+  const details: { -readonly [K in keyof VmdkDetails]: VmdkDetails[K] } =
+    parent === undefined ? {} : { 'parent-file-name': parent }
+  const fields = [
+    ['adapterType', 'adapter-type'],
+    ['virtualHWVersion', 'hardware-version'],
+    ['toolsVersion', 'tools-version'],
+    ['geometry.cylinders', 'cylinders'],
+    ['geometry.heads', 'heads'],
+    ['geometry.sectors', 'sectors'],
+    ['uuid', 'uuid'],
+    ['longContentID', 'long-content-id'],
+  ] as const
+  for (const [field, name] of fields) {
     const value = new RegExp(`^ddb\\.${field.replace('.', '\\.')}\\s*=\\s*"([^"\\n]*)"`, 'm').exec(text)?.[1]
     if (value !== undefined) {
       details[name] = value

@@ -136,6 +136,12 @@ export class SparseExtent implements ExtentPlace {
     return this.#layout.offset(Math.floor(index / this.#layout.entries)) !== undefined
   }
 
+  /** The first grain behind the table of grain `index`. */
+  tableEnd(index: number): number {
+    const { entries } = this.#layout
+    return (Math.floor(index / entries) + 1) * entries
+  }
+
   /** Changes the entry of a grain whose table is in memory. */
   set(index: number, entry: number): void {
     const { entries } = this.#layout

@@ -7,6 +7,7 @@ import {
   type CheckResult,
   type DriverInfo,
   type DriverState,
+  type FormatDetails,
   hasZeroInit,
   nothingToReopen,
   type ReopenPlan,
@@ -14,7 +15,6 @@ import {
   type TruncateOptions,
 } from '../../../graph/index.js'
 import type { BlockLimits, FlushPath, MapPath } from '../../../io/index.js'
-import type { OptionTree } from '../../../options/index.js'
 import { Mutex, type Wait } from '../../../sched/index.js'
 import { checkExtents } from './check.js'
 import { descriptorDetails, embeddedBytes, withContentId } from './descriptor.js'
@@ -160,8 +160,8 @@ export class VmdkImage implements DriverState, PathOwner {
     }
   }
 
-  details(): OptionTree {
-    return descriptorDetails(this.#descriptor)
+  details(): FormatDetails {
+    return { type: 'vmdk', data: descriptorDetails(this.#descriptor) }
   }
 
   async check(fix: CheckFix): Promise<CheckResult> {
@@ -188,7 +188,8 @@ export class VmdkImage implements DriverState, PathOwner {
       await this.#path.writeBack()
       const { node } = this
       const image = { node, file: file.node, extents, descriptorOffset, createType }
-      this.#descriptor = await grow({ ...image, descriptor: this.#descriptor }, whole)
+      const checkParent = (): void => this.checkParent()
+      this.#descriptor = await grow({ ...image, checkParent, descriptor: this.#descriptor }, whole)
     })
     this.length = whole
   }

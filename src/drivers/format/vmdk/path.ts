@@ -105,7 +105,7 @@ export class VmdkPath implements MapPath, FlushPath {
       const last = Math.floor(
         (Math.min(end, extent.start + extent.length) - 1 - extent.start) / extent.grainBytes,
       )
-      let run = grain + 1
+      let run = extent.canSet(grain) ? grain + 1 : extent.tableEnd(grain)
       const step = entry > zeroed && !extent.compressed ? extent.grainBytes / sectorBytes : 0
       while (
         run <= last &&
@@ -113,7 +113,7 @@ export class VmdkPath implements MapPath, FlushPath {
         extent.hasTable(run) &&
         extent.entry(run) === entry + (run - grain) * step
       ) {
-        run++
+        run = extent.canSet(run) ? run + 1 : extent.tableEnd(run)
       }
       const count = Math.min(end - at, extent.length - inside, (run - grain) * extent.grainBytes - from)
       if (!this.#report(extent, grain, entry, from, count, out)) {

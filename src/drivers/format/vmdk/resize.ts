@@ -1,4 +1,4 @@
-import { writeU32LE, writeU64LE } from '../../../bytes/index.js'
+import { readU32LE, writeU32LE, writeU64LE } from '../../../bytes/index.js'
 import { blockError } from '../../../errors/index.js'
 import { readPadded } from '../../../formatkit/index.js'
 import { type BlockNode, truncateNode } from '../../../graph/index.js'
@@ -27,16 +27,19 @@ export interface Growable {
   readonly createType: string
   /** The descriptor's text, byte for byte. */
   readonly descriptor: string
+  /** Throws EINVAL if the backing file is not the one this image was made on. */
+  checkParent(): void
 }
 
 /**
  * Makes the last extent longer, and with it the disk. What the longer extent needs is made first; a sparse extent's header,
  * one sector, then turns it over at once, and the descriptor follows. In each state a crash can leave, the
- * disk has the old length or the new one and all its data. Nothing of the guest is in flight.
+ * disk has the old length or the new one and all its data, and what was added reads as zeroes, also where the
+ * backing file is longer than the disk was. Nothing of the guest is in flight.
  *
  * @param length bytes, whole sectors, more than now
  * @returns the new text of the descriptor
- * @throws BlockError ENOTSUP if the layout does not allow it
+ * @throws BlockError ENOTSUP if the layout does not allow it, EINVAL for the wrong backing file
  */
 export async function grow(image: Growable, length: number): Promise<string> {
   const { extents, createType, node } = image
@@ -53,10 +56,6 @@ export async function grow(image: Growable, length: number): Promise<string> {
       `Extents share the file '${last.file.node.filename}': the last one cannot grow`,
     )
   }
-  const { backing } = node
-  if (backing !== undefined && backing.length > node.length) {
-    throw blockError('ENOTSUP', 'Cannot grow below a longer backing file')
-  }
   const extentLength = length - last.start
   if (createType.startsWith('twoGb') && extentLength > splitBytes) {
     const most = last.start + splitBytes
@@ -70,7 +69,12 @@ export async function grow(image: Growable, length: number): Promise<string> {
   if (last.flat) {
     await growFlat(last, extentLength)
   } else {
-    await growSparse(last, extentLength)
+    const { backing } = node
+    const below = backing !== undefined && backing.length > node.length ? backing : undefined
+    if (below !== undefined) {
+      image.checkParent()
+    }
+    await growSparse(last, extentLength, below)
   }
   await writeDescriptor(image, text)
   return text
@@ -92,21 +96,27 @@ async function growFlat(extent: FlatExtent, length: number): Promise<void> {
   extent.length = length
 }
 
-async function growSparse(extent: SparseExtent, length: number): Promise<void> {
+/** @param below a backing file that is longer than the disk is so far */
+async function growSparse(extent: SparseExtent, length: number, below: BlockNode | undefined): Promise<void> {
   const { node } = extent.file
   const sector = new Uint8Array(sectorBytes)
   await readPadded(node, 0, sector)
   const header = parseSparseHeader(sector)
   const perTable = header.tableEntries * header.grain
   const oldTables = Math.ceil(header.capacity / perTable)
-  const tables = Math.ceil(length / sectorBytes / perTable)
+  // More than needed if growing further failed before.
+  const tables = Math.max(oldTables, Math.ceil(length / sectorBytes / perTable))
   if (tables > maxTables) {
     throw blockError('EFBIG', `Image size is too large for grains of ${extent.grainBytes} bytes`)
   }
   const directories = await readDirectories(node, header, oldTables)
-  await zeroRestOfGrain(extent)
+  await zeroRestOfGrain(extent, below)
   await clearRestOfTable(extent, oldTables * header.tableEntries)
   const added = await addTables(extent, header, directories, oldTables, tables)
+  if (below !== undefined) {
+    const shown = Math.min(length, below.length - extent.start)
+    await coverBacking(extent, header, added, oldTables, Math.ceil(shown / extent.grainBytes))
+  }
   await node.flush()
   writeU64LE(sector, at.capacity, length / sectorBytes)
   writeU64LE(sector, at.directoryOffset, added.directory)
@@ -135,8 +145,9 @@ async function readDirectories(node: BlockNode, header: SparseHeader, entries: n
   }
 }
 
-/** The last grain shows more of itself when the disk is longer. */
-async function zeroRestOfGrain(extent: SparseExtent): Promise<void> {
+/** The last grain shows more of itself when the disk is longer; one that is not there, more of the backing file. */
+async function zeroRestOfGrain(extent: SparseExtent, below: BlockNode | undefined): Promise<void> {
+  const { node } = extent.file
   const used = extent.length % extent.grainBytes
   if (used === 0) {
     return
@@ -147,7 +158,28 @@ async function zeroRestOfGrain(extent: SparseExtent): Promise<void> {
   }
   const entry = extent.entry(grain)
   if (entry > zeroed) {
-    await extent.file.node.writeZeroes(entry * sectorBytes + used, extent.grainBytes - used, 0)
+    await node.writeZeroes(entry * sectorBytes + used, extent.grainBytes - used, 0)
+  } else if (entry === unallocated && below !== undefined) {
+    assertTable(extent, grain)
+    const bytes = new Uint8Array(extent.grainBytes)
+    await below.read(extent.start + extent.length - used, used, bytes, 0, 0)
+    const { sector } = extent.take()
+    assertEnd(sector + extent.grainBytes / sectorBytes)
+    await node.write(sector * sectorBytes, bytes.length, bytes, 0, 0)
+    await node.flush()
+    extent.set(grain, sector)
+  }
+}
+
+function assertTable(extent: SparseExtent, grain: number): void {
+  if (!extent.canSet(grain)) {
+    throw blockError('ENOTSUP', 'Cannot grow over a longer backing file: a grain table is missing')
+  }
+}
+
+function assertEnd(sector: number): void {
+  if (sector > maxSector) {
+    throw blockError('EFBIG', 'Image size is too large: its grains lie beyond 2 TiB of the file')
   }
 }
 
@@ -219,6 +251,54 @@ async function addTables(
   const [copy, redundant] =
     old.copy === undefined ? [undefined, undefined] : await longer(old.copy, header.redundantOffset)
   return { main, copy, directory, redundant }
+}
+
+/**
+ * Gives every new grain below `end` an entry that hides the backing file: a zeroed one, or a place behind everything else
+ * that reads as zeroes. The tables of the old directory come first.
+ */
+async function coverBacking(
+  extent: SparseExtent,
+  header: SparseHeader,
+  added: Added,
+  oldTables: number,
+  end: number,
+): Promise<void> {
+  const { node } = extent.file
+  const perTable = header.tableEntries
+  const first = Math.ceil(extent.length / extent.grainBytes)
+  if (end <= first) {
+    return
+  }
+  let next = zeroed
+  const step = (header.flags & Flag.zeroGrain) !== 0 ? 0 : header.grain
+  if (step > 0) {
+    next = Math.ceil(Math.max(extent.next, Math.ceil(node.length / sectorBytes)) / step) * step
+    const grownTo = next + (end - first) * step
+    assertEnd(grownTo)
+    await truncateNode(node, grownTo * sectorBytes, { exact: false, preallocation: 'off', zero: true })
+    extent.next = grownTo
+  }
+  const inOldTables = Math.min(end, oldTables * perTable)
+  for (let grain = first; grain < inOldTables; grain++, next += step) {
+    if (!extent.hasTable(grain)) {
+      await extent.load(grain)
+    }
+    assertTable(extent, grain)
+    extent.set(grain, next)
+  }
+  await node.flush()
+  await extent.writeTables()
+  for (let grain = Math.max(first, inOldTables); grain < end; ) {
+    const table = Math.floor(grain / perTable)
+    const bytes = new Uint8Array(perTable * 4)
+    for (; grain < end && grain < (table + 1) * perTable; grain++, next += step) {
+      writeU32LE(bytes, (grain % perTable) * 4, next)
+    }
+    for (const directory of added.copy === undefined ? [added.main] : [added.copy, added.main]) {
+      await node.write(readU32LE(directory, table * 4) * sectorBytes, bytes.length, bytes, 0, 0)
+    }
+  }
 }
 
 /** From the first byte that changes on; what remains of a longer one inside an image is cleared. */

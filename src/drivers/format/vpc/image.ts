@@ -5,13 +5,14 @@ import {
   type BlockNode,
   type DriverInfo,
   type DriverState,
+  type FormatDetails,
   hasZeroInit,
   nothingToReopen,
   type ReopenPlan,
   type TruncateOptions,
+  type VpcDetails,
 } from '../../../graph/index.js'
 import type { BlockLimits, FlushPath, MapPath } from '../../../io/index.js'
-import type { OptionTree } from '../../../options/index.js'
 import type { Wait } from '../../../sched/index.js'
 import type { BlockTable } from './block-table.js'
 import { type ChangeContext, changeParent, dropParent, emptyDisk } from './change-parent.js'
@@ -112,13 +113,13 @@ export class VpcImage implements DriverState {
     return this.clusterSize === undefined ? {} : { clusterSize: this.clusterSize }
   }
 
-  details(): OptionTree {
+  details(): FormatDetails {
     const footer = this.#footer
     const { blocks } = this.#parts
-    const kinds = Object.entries(DiskType).find(([, type]) => type === footer.type)
+    const kinds = ['fixed', 'dynamic', 'differencing'] as const
     const { cylinders, heads, sectors } = footer.geometry
-    return {
-      kind: kinds?.[0] ?? `unknown (${footer.type})`,
+    const data: VpcDetails = {
+      kind: kinds.find((kind) => DiskType[kind] === footer.type) ?? `unknown (${footer.type})`,
       uuid: uuidText(footer.uuid),
       created: new Date((footer.timestamp + timestampBase) * 1000).toISOString(),
       'creator-application': printable(footer.creator),
@@ -133,6 +134,7 @@ export class VpcImage implements DriverState {
         ? {}
         : { 'parent-uuid': uuidText(blocks.header.parentUuid), 'parent-name': blocks.header.parentName }),
     }
+    return { type: 'vpc', data }
   }
 
   /** Grows the disk; QEMU cannot. @throws BlockError ENOTSUP for a shorter length */

@@ -1,5 +1,5 @@
-import { blockError } from '../../../errors/index.js'
-import type { BlockChild, TruncateOptions } from '../../../graph/index.js'
+import { blockError, isBlockError } from '../../../errors/index.js'
+import { type BlockChild, type TruncateOptions, truncateNode } from '../../../graph/index.js'
 import { maxTableEntries } from './block-table.js'
 import type { DynamicHeader } from './dynamic-header.js'
 import { type Footer, footerBytes } from './footer.js'
@@ -45,13 +45,30 @@ export async function growFixed(
   checkRequest(old, length, how)
   const next = resizedFooter(footer, length)
   const { node } = file
-  await node.write(length, footerBytes, next.bytes, 0, 0)
-  await node.flush()
-  const zeroes = Math.min(footerBytes, length - old)
-  if (zeroes > 0) {
-    await node.writeZeroes(old, zeroes, 0)
+  try {
+    await node.write(length, footerBytes, next.bytes, 0, 0)
+    await node.flush()
+    const zeroes = Math.min(footerBytes, length - old)
+    if (zeroes > 0) {
+      await node.writeZeroes(old, zeroes, 0)
+    }
+  } catch (error) {
+    await shrinkBack(file, footer, old)
+    throw error
   }
   return next
+}
+
+/** Makes a file that could not grow end with the old footer again, if it can: with two the old one would show. */
+async function shrinkBack({ node }: BlockChild, footer: Footer, old: number): Promise<void> {
+  try {
+    await node.write(old, footerBytes, footer.bytes, 0, 0)
+    await truncateNode(node, old + footerBytes, { exact: true, preallocation: 'off', zero: false })
+  } catch (error) {
+    if (!isBlockError(error)) {
+      throw error
+    }
+  }
 }
 
 /**

@@ -15,6 +15,7 @@ import {
   type ExtentSink,
   type FlushPath,
   type IoNode,
+  maxLength,
   type RangeResult,
   ReqFlags,
 } from '../../../io/index.js'
@@ -32,7 +33,7 @@ import { takePlace } from './names.js'
 import { nbdOptions } from './options.js'
 import { NbdSession } from './session.js'
 
-/** Longest range of a trim, a zero-write or a status request: what 32 bits hold. Bytes. */
+/** Longest range of a trim or a status request without extended headers: what 31 bits hold. Bytes. */
 const maxRangeBytes = 0x7fffffff
 
 class NbdState implements DriverState, DirectPath {
@@ -61,6 +62,11 @@ class NbdState implements DriverState, DirectPath {
     this.flushPath = { flushToDisk: () => this.#flush() }
   }
 
+  /** Ranges without data may be of any length. */
+  get #extended(): boolean {
+    return this.#session.negotiation.headers === 'extended'
+  }
+
   #can(flag: number): boolean {
     return (this.#info.flags & flag) !== 0
   }
@@ -75,8 +81,9 @@ class NbdState implements DriverState, DirectPath {
           : 512
     const maximum = Math.min(maxPayloadBytes, maximumBlock === 0 ? maxPayloadBytes : maximumBlock)
     limits.requestAlignment = minimum
-    limits.maxDiscard = maxRangeBytes - (maxRangeBytes % minimum)
-    limits.maxZero = maximum
+    const longest = this.#extended ? maxLength : maxRangeBytes
+    limits.maxDiscard = longest - (longest % minimum)
+    limits.maxZero = this.#extended ? limits.maxDiscard : maximum
     limits.maxTransfer = maximum
     limits.optTransfer = Math.max(limits.optTransfer, preferredBlock > minimum ? preferredBlock : 0)
   }
@@ -137,7 +144,11 @@ class NbdState implements DriverState, DirectPath {
       out.data(bytes, this.#node, offset, 0)
       return undefined
     }
-    return this.#status(offset, Math.min(bytes, this.#info.size - offset, maxRangeBytes), out)
+    return this.#status(
+      offset,
+      Math.min(bytes, this.#info.size - offset, this.#extended ? bytes : maxRangeBytes),
+      out,
+    )
   }
 
   async #status(offset: number, bytes: number, out: ExtentSink): Promise<void> {
@@ -218,7 +229,9 @@ async function open({ node, options, host, flags, layer }: OpenContext): Promise
     exportName,
     context,
     tls:
-      credentials === undefined ? undefined : findTlsCredentials(layer, credentials, 'client').session(peer),
+      credentials === undefined
+        ? undefined
+        : findTlsCredentials(layer, credentials, 'client').session({ hostname: peer }),
     reconnectDelay: given['reconnect-delay'] ?? 0,
     openTimeout: given['open-timeout'] ?? 0,
   })

@@ -156,6 +156,8 @@ async function connect(options: SessionOptions): Promise<ClientConnection> {
 function sameExport(a: ClientNegotiation, b: ClientNegotiation): boolean {
   const ignored = TransmissionFlags.canMultiConn
   return (
+    // Longer requests than others hold may be under way.
+    (a.headers === 'extended') === (b.headers === 'extended') &&
     a.info.size === b.info.size &&
     (a.info.flags | ignored) === (b.info.flags | ignored) &&
     (a.contextId === undefined) === (b.contextId === undefined)

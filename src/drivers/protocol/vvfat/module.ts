@@ -27,7 +27,11 @@ export function open(context: OpenContext): Maybe<VvfatState> {
       throw blockError('EPERM', "Unable to set VVFAT to 'rw' when drive is read-only")
     }
     if (geometry.fatType === 32) {
-      throw blockError('ENOTSUP', "Writing to a folder through vvfat ('rw') is not supported with FAT32")
+      // No system can mount QEMU's FAT32 layout, and QEMU itself loses what is written to it.
+      throw blockError(
+        'ENOTSUP',
+        "Writing to a folder through vvfat ('rw') is not supported with FAT32, only with FAT12 and FAT16",
+      )
     }
     if (host.files.makeFolder === undefined) {
       throw blockError('ENOTSUP', "Writing to a folder through vvfat ('rw') is not supported here")

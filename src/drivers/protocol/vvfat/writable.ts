@@ -1,16 +1,17 @@
 import type { Host } from '../../../host/index.js'
 import type { FlushPath, IoNode } from '../../../io/index.js'
 import type { Wait } from '../../../sched/index.js'
-import { apply, compare } from './apply.js'
+import { apply, compare, type FolderContents } from './apply.js'
 import type { VvfatDisk } from './build.js'
 import { clusterBytes, sectorBytes } from './geometry.js'
-import { type DiskReader, type GuestEntry, interpret } from './interpret.js'
+import { type DiskReader, interpret } from './interpret.js'
 import { Overlay } from './overlay.js'
 import { VvfatState } from './state.js'
 
 /**
  * A folder that the guest may change: writes go to an overlay; a flush, and the end, bring the folder up to date.
- * A flush that fails has left the folder as it was, or says what the host refused; the disk keeps what was written.
+ * A flush that fails has left files as they were or as they should be; the disk keeps what was written, so that a
+ * later flush does what is left.
  */
 export class WritableState extends VvfatState {
   readonly flushPath: FlushPath
@@ -18,8 +19,7 @@ export class WritableState extends VvfatState {
   readonly #dir: string
   readonly #disk: VvfatDisk
   readonly #overlay: Overlay
-  /** What the folder holds. */
-  #entries: readonly GuestEntry[] = []
+  readonly #held: FolderContents = { entries: new Map(), leftovers: new Set(), unsynced: new Set() }
   readonly #reader: DiskReader = (offset, buffer) => this.readNow(offset, buffer.length, buffer, 0)
 
   private constructor(node: IoNode, host: Host, dir: string, disk: VvfatDisk, overlay: Overlay) {
@@ -35,7 +35,9 @@ export class WritableState extends VvfatState {
     const overlay = await Overlay.open(host.files, disk.geometry.total)
     const state = new WritableState(node, host, dir, disk, overlay)
     try {
-      state.#entries = await interpret(disk.geometry, state.#reader)
+      for (const entry of await interpret(disk.geometry, state.#reader)) {
+        state.#held.entries.set(entry.path, entry)
+      }
     } catch (error) {
       await overlay.close()
       throw error
@@ -52,16 +54,19 @@ export class WritableState extends VvfatState {
       return
     }
     const { geometry } = this.#disk
-    const known = new Set(this.#entries.map(({ path }) => path))
-    const after = await interpret(geometry, this.#reader, known)
+    const { entries } = this.#held
+    const after = await interpret(geometry, this.#reader, new Set(entries.keys()))
     const data = geometry.root * sectorBytes
-    const changes = compare(this.#entries, after, ({ clusters }) =>
+    const changes = compare(entries, after, ({ clusters }) =>
       clusters.some((cluster) => this.#overlay.changed(data + cluster * clusterBytes, clusterBytes)),
     )
     const touched = [...changes.files, ...changes.gone].map(({ path }) => `${this.#dir}/${path}`)
     await this.keep(new Set(touched))
-    await apply(this.#host.files, this.#dir, geometry, changes, this.#reader)
-    this.#entries = after
+    await apply(this.#host.files, this.#dir, geometry, changes, this.#reader, this.#held)
+    entries.clear()
+    for (const entry of after) {
+      entries.set(entry.path, entry)
+    }
     this.#overlay.settle()
   }
 

@@ -35,7 +35,6 @@ export function handleOf(socket: Socket): StreamHandle | undefined {
 
 const POLLIN = 1
 const POLLOUT = 4
-const EPIPE = 32
 
 /** MSG_DONTWAIT | MSG_NOSIGNAL */
 const messageFlags = 0x4040
@@ -287,7 +286,7 @@ export class RawSocket implements HostSocket {
       } else if (put === -Errno.EAGAIN) {
         break
       } else if (put !== -Errno.EINTR) {
-        this.#error = put === -EPIPE ? ioError('EPIPE') : fromErrno(-put)
+        this.#error = put === -Errno.EPIPE ? ioError('EPIPE') : fromErrno(-put)
         throw this.#error
       }
     }

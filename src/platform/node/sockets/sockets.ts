@@ -16,6 +16,15 @@ import { HotLoop } from './hot-loop.js'
 import { handleOf, RawSocket } from './raw-socket.js'
 import { StreamSocket } from './stream-socket.js'
 
+/** asm-generic/socket.h */
+const SOL_SOCKET = 1
+const SO_SNDBUF = 7
+/**
+ * What a Unix socket holds of what was sent and not taken, bytes. The kernel's default, 208 KiB, is less than one reply
+ * of usual size, so that both sides would wait for each other in turn. TCP finds its own.
+ */
+const sendBuffer = new Uint8Array(Int32Array.of(1 << 20).buffer)
+
 /** Sockets of this machine. */
 export class NodeSockets implements HostSockets {
   readonly #policy: IoPolicy
@@ -25,11 +34,15 @@ export class NodeSockets implements HostSockets {
     this.#policy = policy
   }
 
-  #wrap(socket: net.Socket): HostSocket {
+  #wrap(socket: net.Socket, isUnix: boolean): HostSocket {
     const c = this.#policy === 'threads' ? undefined : libc()
     const handle = c === undefined ? undefined : handleOf(socket)
     if (c === undefined || handle === undefined) {
       return new StreamSocket(socket)
+    }
+    if (isUnix) {
+      // Where that is not allowed the kernel gives less, or nothing.
+      c.setsockopt(handle.fd, SOL_SOCKET, SO_SNDBUF, sendBuffer)
     }
     this.#loop ??= new HotLoop(c, this.#policy === 'foreground' || this.#policy === 'sync')
     return new RawSocket(socket, handle, c, this.#loop)
@@ -45,7 +58,7 @@ export class NodeSockets implements HostSockets {
       removeOld(address.path)
     }
     const server = net.createServer({ allowHalfOpen: true, noDelay: true }, (socket) => {
-      accept(this.#wrap(socket))
+      accept(this.#wrap(socket, address.type === 'unix'))
     })
     await new Promise<void>((resolve, reject) => {
       server.once('error', (error) => reject(listenError(error, address)))
@@ -82,7 +95,7 @@ export class NodeSockets implements HostSockets {
   connect(address: SocketAddress, { signal }: ConnectOptions = {}): Promise<HostSocket> {
     checkAddress(address)
     if (address.type === 'fd') {
-      return Promise.resolve(this.#wrap(new net.Socket({ fd: address.fd, allowHalfOpen: true })))
+      return Promise.resolve(this.#wrap(new net.Socket({ fd: address.fd, allowHalfOpen: true }), false))
     }
     return new Promise((resolve, reject) => {
       const socket = net.connect({
@@ -103,7 +116,7 @@ export class NodeSockets implements HostSockets {
       socket.once('connect', () => {
         signal?.removeEventListener('abort', stop)
         socket.off('error', failed)
-        resolve(this.#wrap(socket))
+        resolve(this.#wrap(socket, address.type === 'unix'))
       })
       if (signal?.aborted === true) {
         stop()

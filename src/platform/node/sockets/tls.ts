@@ -2,6 +2,7 @@ import type { Duplex } from 'node:stream'
 import tls from 'node:tls'
 import { blockError } from '../../../errors/index.js'
 import type { TlsSession } from '../../../host/index.js'
+import { distinguishedName } from './distinguished-name.js'
 
 function secureOptions(session: TlsSession): tls.SecureContextOptions {
   const { x509, psk } = session
@@ -33,6 +34,15 @@ function secureOptions(session: TlsSession): tls.SecureContextOptions {
 function reasonOf(error: unknown): string {
   const { reason, message } = error as { reason?: unknown; message?: unknown }
   return typeof reason === 'string' ? reason : String(message)
+}
+
+/** The name of who is at the other end. @throws RangeError if the certificate tells none */
+function peerOf(secure: tls.TLSSocket): string {
+  const { raw } = secure.getPeerCertificate() as Partial<tls.PeerCertificate>
+  if (raw === undefined) {
+    throw new RangeError('No certificate was found')
+  }
+  return distinguishedName(raw)
 }
 
 /** Encrypts a connected stream. @throws BlockError with the stream destroyed */
@@ -73,6 +83,14 @@ export function startTls(stream: Duplex, session: TlsSession): Promise<tls.TLSSo
           if (verifyPeer && psk === undefined && error !== null && error !== undefined) {
             fail(`The certificate is not trusted: ${error.message}`, error)
             return
+          }
+          if (verifyPeer && psk === undefined && session.authorize !== undefined) {
+            try {
+              session.authorize(peerOf(secure as tls.TLSSocket))
+            } catch (denied) {
+              fail(denied instanceof Error ? denied.message : String(denied), denied)
+              return
+            }
           }
           succeed()
         })

@@ -178,6 +178,7 @@ async function copy(
   meter.start()
   try {
     const layer = await tool.layer()
+    context.spareMemory?.()
     const options = createOptions(tool, layer, request, targetFormat ?? 'raw')
     const long = { signal: context.signal, progress: meter.update }
     if (toSink) {

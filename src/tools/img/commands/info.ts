@@ -139,7 +139,7 @@ function infoLines(image: ImageInfo): string[] {
   }
   const details = image['format-details']
   if (details !== undefined) {
-    lines.push('Format details:', ...treeLines(details, 1))
+    lines.push('Format details:', ...treeLines(details.data, 1))
   }
   return lines
 }
