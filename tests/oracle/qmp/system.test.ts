@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { entities, type EntityDef } from '../../../src/qmp/schema/index.js'
+import { type EntityDef, entities } from '../../../src/qmp/schema/index.js'
 import { same } from './same.js'
 import { type Exchange, eventsOf, exchangesOf } from './transcript.js'
 import { argumentTranscripts } from './transcripts/arguments.js'

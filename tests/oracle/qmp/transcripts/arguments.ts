@@ -1,7 +1,7 @@
 import {
+  type EntityDef,
   elementType,
   entities,
-  type EntityDef,
   isBuiltin,
   type MemberDefs,
   memberType,

@@ -18,7 +18,11 @@ const offer = (node: string, more: object = {}): Step =>
 const nodes = call('query-named-block-nodes', { flat: true })
 
 const raw = (image: string, node: string): Step =>
-  call('blockdev-add', { driver: 'raw', 'node-name': node, file: file(image, { 'node-name': `${node}-file` }) })
+  call('blockdev-add', {
+    driver: 'raw',
+    'node-name': node,
+    file: file(image, { 'node-name': `${node}-file` }),
+  })
 
 const limit = (node: string, bytes: number): Step =>
   call('block-set-write-threshold', { 'node-name': node, 'write-threshold': bytes })

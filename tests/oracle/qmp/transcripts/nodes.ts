@@ -117,9 +117,20 @@ export const nodeTranscripts: readonly Transcript[] = [
     name: 'opening',
     prepare: disks,
     steps: [
-      ...['qcow2', 'qed', 'vdi', 'vpc', 'vmdk', 'vhdx', 'parallels', 'qcow', 'bochs', 'cloop', 'dmg', 'luks'].map(
-        (driver) => call('blockdev-add', { driver, 'node-name': 'a', file: file('disk.raw') }),
-      ),
+      ...[
+        'qcow2',
+        'qed',
+        'vdi',
+        'vpc',
+        'vmdk',
+        'vhdx',
+        'parallels',
+        'qcow',
+        'bochs',
+        'cloop',
+        'dmg',
+        'luks',
+      ].map((driver) => call('blockdev-add', { driver, 'node-name': 'a', file: file('disk.raw') })),
       call('blockdev-add', { driver: 'file', 'node-name': 'a', filename: 'DIR' }),
       call('blockdev-add', { driver: 'file', 'node-name': 'a', filename: '' }),
       call('blockdev-add', { driver: 'file', 'node-name': 'a', filename: 'DIR/disk.raw', locking: 'on' }),
@@ -148,7 +159,11 @@ export const nodeTranscripts: readonly Transcript[] = [
     name: 'objects-of-qemu',
     prepare: none,
     steps: [
-      call('object-add', { 'qom-type': 'throttle-group', id: 't', limits: { 'bps-read': 1000, 'bps-total': 1 } }),
+      call('object-add', {
+        'qom-type': 'throttle-group',
+        id: 't',
+        limits: { 'bps-read': 1000, 'bps-total': 1 },
+      }),
       call('object-add', { 'qom-type': 'throttle-group', id: 't', limits: { 'iops-total-max': 5 } }),
       call('object-add', { 'qom-type': 'throttle-group', id: 't', limits: { 'bps-read': -1 } }),
       call('object-add', { 'qom-type': 'throttle-group', id: 't', limits: { 'iops-size': 4 } }),

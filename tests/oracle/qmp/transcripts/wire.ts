@@ -77,7 +77,9 @@ export const wireTranscripts: readonly Transcript[] = [
     name: 'names',
     prepare: none,
     steps: [
-      ...['', 'é', '日本', 'a b', '-a', '_a', 'a-b_c.d', '1a', '#a', 'a/b', 'a\n', '😀', 'A'.repeat(31)].map(named),
+      ...['', 'é', '日本', 'a b', '-a', '_a', 'a-b_c.d', '1a', '#a', 'a/b', 'a\n', '😀', 'A'.repeat(31)].map(
+        named,
+      ),
       call('blockdev-del', { 'node-name': 'é' }),
       call('blockdev-del', { 'node-name': '' }),
       call('blockdev-del', { 'node-name': '😀\u0001"\\' }),
