@@ -282,6 +282,8 @@ export interface CreateContext {
   readonly filename: string
   /** Options already typed by the driver's schema (size in bytes); what belongs to the protocol below is passed on by {@link createFile}. */
   readonly options: Readonly<Record<string, string | number | boolean>>
+  /** Sizes that the format cannot have are refused (`blockdev-create`) instead of rounded. Default false. */
+  readonly exact?: boolean
   /**
    * Creates the file below through its protocol driver with `size` bytes and opens it for writing.
    * The core closes it afterwards.

@@ -97,6 +97,7 @@ async function createFormat(layer: BlockLayer, driver: BlockDriver, options: Opt
       host: layer.host,
       filename: file.filename,
       options: values,
+      exact: true,
       createFile: async (size) => {
         await empty(file, size)
         // The driver opens the image in the file while it makes it.
@@ -146,6 +147,12 @@ const compat: Readonly<Record<string, string>> = { v2: '0.10', v3: '1.1' }
 function createOption(schema: OptionSchema, key: string, value: OptionValue): [string, OptionValue] {
   if (key === 'version' && Object.hasOwn(schema, 'compat')) {
     return ['compat', compat[String(value)] ?? value]
+  }
+  if (key === 'preallocation' && schema.preallocation === undefined && schema.static !== undefined) {
+    if (value !== 'off' && value !== 'metadata') {
+      throw blockError('EINVAL', 'Preallocation mode not supported for vdi')
+    }
+    return ['static', value === 'metadata']
   }
   const underlined = key.replaceAll('-', '_')
   return [Object.hasOwn(schema, underlined) ? underlined : key, value]

@@ -96,6 +96,10 @@ export class Job {
   constructor(home: JobHome, driver: JobDriver, options: JobOptions = {}) {
     this.home = home
     this.driver = driver
+    if (options.id === '') {
+      // Internal jobs have none.
+      throw blockError('EINVAL', "Invalid job ID ''")
+    }
     this.id = options.id ?? ''
     this.autoFinalize = options.autoFinalize ?? true
     this.autoDismiss = options.autoDismiss ?? true

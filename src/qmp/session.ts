@@ -199,6 +199,8 @@ export class QmpSession {
       return {}
     }
     if (command === 'qmp_capabilities' && !request.oob) {
+      // What is wrong with the arguments comes first.
+      this.#monitor.capabilities(request.arguments)
       throw notFound('Capabilities negotiation is already complete, command ignored')
     }
     return await this.#monitor.execute(request)

@@ -235,11 +235,12 @@ export class InputChecker {
   }
 
   #integer(type: BuiltinName, value: WireValue, at: Place): number {
+    const isUnsigned = type.startsWith('uint') || type === 'size'
     const isWide = type === 'uint64' || type === 'size'
-    const wide = isWide ? uint64 : int64
+    const wide = isUnsigned ? uint64 : int64
     const integer = this.#kind === 'json' ? jsonInteger(value) : this.#textInteger(type, value, at)
     if (integer === undefined || integer < wide[0] || integer > wide[1]) {
-      if (isWide && this.#kind === 'json') {
+      if (isUnsigned && this.#kind === 'json') {
         return fail(`Parameter '${at.path}' expects uint64`)
       }
       return this.#kind === 'json' ? wrongType(at, 'integer') : fail(`Parameter '${at.path}' expects integer`)

@@ -123,6 +123,13 @@ export class Chardevs {
   }
 
   /** @throws BlockError with QEMU's text */
+  /** Puts another device in the place of one that nobody uses; the old one stays if there can be no new one. */
+  async replace(label: string, backend: ChardevBackend): Promise<void> {
+    const device = await this.#create(label, backend, undefined)
+    await this.remove(label)
+    this.#devices.set(label, device)
+  }
+
   async remove(label: string): Promise<void> {
     const device = this.#devices.get(label)
     if (device === undefined) {

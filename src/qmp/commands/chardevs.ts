@@ -44,8 +44,11 @@ export function chardevCommands({ chardevs }: CommandContext) {
       if (device.frontend !== undefined) {
         throw blockError('ENOTSUP', 'Chardev user does not support chardev hotswap')
       }
-      await chardevs.remove(id)
-      await chardevs.add(id, backend)
+      try {
+        await chardevs.replace(id, backend)
+      } catch (error) {
+        throw prefixed(error, `Failed to add chardev '${id}': `)
+      }
       return {}
     },
     'chardev-send-break': ({ id }) => {

@@ -28,6 +28,12 @@ export async function create(context: CreateContext): Promise<void> {
   const given: OptionsOf<typeof parallelsCreateOptions> = context.options
   const size = roundUp(given.size ?? 0, sectorBytes)
   const clusterSize = roundUp(given.cluster_size ?? defaultClusterBytes, sectorBytes)
+  if (context.exact === true && clusterSize !== (given.cluster_size ?? clusterSize)) {
+    throw blockError('EINVAL', 'Cluster size must be a multiple of 512 bytes')
+  }
+  if (context.exact === true && size !== (given.size ?? size)) {
+    throw blockError('EINVAL', 'Image size must be a multiple of 512 bytes')
+  }
   if (clusterSize >= maxClusterBytes) {
     throw blockError('EINVAL', 'Cluster size is too large')
   }

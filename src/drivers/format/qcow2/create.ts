@@ -1,4 +1,4 @@
-import { type BlockError, codeOf, errnoError, prefixed } from '../../../errors/index.js'
+import { type BlockError, blockError, codeOf, errnoError, prefixed } from '../../../errors/index.js'
 import { type BlockNode, type CreateContext, truncateNode } from '../../../graph/index.js'
 import {
   Autoclear,
@@ -27,6 +27,9 @@ const fixedClusters = 3
  */
 export async function create(context: CreateContext): Promise<void> {
   const options = checkCreateOptions(context.options)
+  if (context.exact === true && options.size !== (context.options.size ?? options.size)) {
+    throw blockError('EINVAL', 'Image size must be a multiple of 512 bytes')
+  }
   const { clusterSize, size } = options
   const entryBytes = options.extendedL2 ? extendedEntryBytes : tableEntryBytes
   const l1Size = Math.ceil(size / (clusterSize * (clusterSize / entryBytes)))

@@ -51,7 +51,7 @@ interface Plan {
  * @throws BlockError with QEMU's text
  */
 export async function create(context: CreateContext): Promise<void> {
-  const plan = checkOptions(context.options, await parentOf(context))
+  const plan = checkOptions(context, await parentOf(context))
   const { diskBytes, blockBytes, logBytes, fixed, sectorBytes, parent } = plan
   const file = await context.createFile(0)
   const entries = tableEntries(
@@ -105,7 +105,7 @@ async function parentOf({
   return await readParent(layer, fullBackingFilename(filename, backing, host.pathStyle), backing, format)
 }
 
-function checkOptions(options: CreateContext['options'], parent: ParentRecord | undefined): Plan {
+function checkOptions({ options, exact = false }: CreateContext, parent: ParentRecord | undefined): Plan {
   const {
     size = 0,
     log_size = mebibyte,
@@ -132,8 +132,11 @@ function checkOptions(options: CreateContext['options'], parent: ParentRecord | 
   if (logBytes >= 2 ** 32) {
     throw refuse('Log size must be smaller than 4 GB')
   }
-  if (logBytes < mebibyte) {
+  if (logBytes < mebibyte || (exact && logBytes !== log_size)) {
     throw refuse('Log size must be a multiple of 1 MB')
+  }
+  if (exact && block_size % mebibyte !== 0) {
+    throw refuse('Block size must be a multiple of 1 MB')
   }
   const blockBytes =
     block_size === 0

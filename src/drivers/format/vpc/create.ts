@@ -48,6 +48,9 @@ export async function create(context: CreateContext): Promise<void> {
   // A disk is as long as its parent, whatever a geometry can say.
   const exact = force_size || (parent !== undefined && isOddSize(parent.length) && size === parent.length)
   const { geometry, total } = roundedSize(size, exact)
+  if (context.exact === true && total * sectorBytes !== size) {
+    throw blockError('EINVAL', 'The requested image size cannot be represented in CHS geometry')
+  }
   if (total > maxSectors) {
     throw blockError('EFBIG', 'Disk size is too large, max size is 2040 GiB')
   }
