@@ -68,14 +68,6 @@ export function exchangesOf(steps: readonly Step[], lines: readonly string[]): E
   return result
 }
 
-/** Names of the events in a recording. */
-export function eventsOf(lines: readonly string[]): string[] {
-  return lines.flatMap((line) => {
-    const { event } = JSON.parse(line) as { event?: string }
-    return event === undefined ? [] : [event]
-  })
-}
-
 function isEvent(line: string): boolean {
   return Object.hasOwn(JSON.parse(line) as object, 'event')
 }

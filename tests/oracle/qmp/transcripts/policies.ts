@@ -26,11 +26,6 @@ const flaky = (node: string, image: string, iotype: string, errno: number): Step
 const plain = (node: string, image: string): Step =>
   call('blockdev-add', { driver: 'raw', 'node-name': node, file: file(image) })
 
-const overlay = call('blockdev-add', {
-  ...{ driver: 'qcow2', 'node-name': 'top', backing: 'source' },
-  file: file('top.qcow2'),
-})
-
 interface Kind {
   /** From the top down. */
   readonly nodes: readonly string[]
@@ -74,12 +69,6 @@ const kinds: Readonly<Record<string, Kind>> = {
         ...{ 'job-id': 'j', device: 'source', target: 'target', sync: 'full', 'auto-dismiss': false },
         'on-target-error': policy,
       }),
-  },
-  stream: {
-    nodes: ['top', 'source'],
-    open: (errno) => [flaky('source', 'source.raw', 'read', errno), overlay],
-    start: (policy) =>
-      call('block-stream', { 'job-id': 'j', device: 'top', 'auto-dismiss': false, 'on-error': policy }),
   },
 }
 
@@ -137,11 +126,6 @@ const policies: Readonly<Record<string, readonly (readonly [policy: string, errn
   'backup-target': [
     ['ignore', ENOSPC],
     ['auto', ENOSPC],
-  ],
-  stream: [
-    ['stop', EIO],
-    ['auto', EIO],
-    ['ignore', EIO],
   ],
 }
 
