@@ -114,7 +114,7 @@ function startProgram(program: string, args: readonly string[], dir: string): Pe
   child.stderr?.on('data', (text: Buffer) => {
     output += text.toString()
   })
-  const ended = new Promise((resolve) => child.once('exit', resolve))
+  const ended = new Promise((resolve) => child.once('close', resolve))
   return {
     dir,
     connect: async () => await QmpLines.connect(join(dir, 'qmp.sock')),

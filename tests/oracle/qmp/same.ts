@@ -49,9 +49,14 @@ export async function same(
       (image, ...commands) => run('qemu-io', [...commands.flatMap((text) => ['-c', text]), image]),
       dir,
     )
-    await using peer = start(dir)
-    recorded.push(await record(peer, steps, negotiate))
-    outputs.push(peer.output().replaceAll(dir, 'DIR'))
+    const peer = start(dir)
+    try {
+      await using _running = peer
+      recorded.push(await record(peer, steps, negotiate))
+    } finally {
+      // Nothing of it is on its way any more.
+      outputs.push(peer.output().replaceAll(dir, 'DIR'))
+    }
   }
   expect(differences(recorded[0] ?? [], recorded[1] ?? [])).toEqual([])
   expect(outputs[1]).toEqual(outputs[0])
