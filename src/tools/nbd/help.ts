@@ -25,7 +25,7 @@ Where clients find it:
   -e, --shared=NUM          clients at the same time; 0: any number (default 1)
   -t, --persistent          go on when the last client has left
       --tls-creds=ID        demand TLS with these credentials, see --object
-      --tls-authz=ID        not supported
+      --tls-authz=ID        let in whose certificates the object ID allows
   -L, --list                show the exports of another server
       --tls-hostname=NAME   with -L, the name in the server's certificate
   -v, --verbose             accepted, without effect

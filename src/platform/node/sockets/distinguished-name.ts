@@ -108,7 +108,8 @@ function textOf(der: Uint8Array, { tag, start, end }: Element): string | undefin
   const bytes = der.subarray(start, end)
   switch (tag) {
     case Tag.utf8:
-      return new TextDecoder().decode(bytes)
+      // A mark in front is part of the name: without it this would be another one.
+      return new TextDecoder('utf-8', { ignoreBOM: true }).decode(bytes)
     case Tag.numeric:
     case Tag.printable:
     case Tag.t61:
@@ -116,7 +117,7 @@ function textOf(der: Uint8Array, { tag, start, end }: Element): string | undefin
     case Tag.visible:
       return new TextDecoder('latin1').decode(bytes)
     case Tag.bmp:
-      return new TextDecoder('utf-16be').decode(bytes)
+      return new TextDecoder('utf-16be', { ignoreBOM: true }).decode(bytes)
     case Tag.universal: {
       const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length - (bytes.length % 4))
       let text = ''
